@@ -1,0 +1,32 @@
+# Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
+PYTHON = .venv/bin/python
+
+.PHONY: demo test check unit lab-test demo-qemu ready clean
+
+ready:
+	@lab/bootstrap.sh
+
+# The main job on real kernels: a replicated LUN that changes nodes while a client writes to it.
+demo: ready
+	$(PYTHON) -m lab.demo
+
+demo-qemu: ready
+	$(PYTHON) -m lab.demo --machines qemu
+
+test: check unit lab-test
+
+check: ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+unit: ready
+	$(PYTHON) -m pytest
+
+# One boot, and the main story on it.
+lab-test: ready
+	$(PYTHON) -m pytest tests/lab --timeout 1800
+
+clean:
+	-.venv/bin/lab down --remove
+	rm -rf .venv build out

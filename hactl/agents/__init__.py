@@ -1,0 +1,1 @@
+"""The node agent: observe, plan (pure), execute, serve."""

@@ -1,0 +1,249 @@
+"""Steps an agent can take, as values: each says why, what, and what must hold right before it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hactl.agents.states import Aspect, Change, ResourceObserved
+from hactl.alua.states import AccessState
+from hactl.replication.state import DiskState, Role
+from hactl.target.gates import Mode
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step for one resource. ``needs`` is what ``hindrance`` looks at."""
+
+    resource: str
+    reason: str
+    needs: ClassVar[frozenset[Aspect]] = frozenset()
+
+    def describe(self) -> str:
+        """The step in a few words."""
+        raise NotImplementedError
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:  # noqa: ARG002 - most look at it
+        """Why the step must not be taken in the situation ``observed``, or None."""
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.describe()}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class WriteDrbdConfig(Action):
+    def describe(self) -> str:
+        return f"write DRBD's resource file of {self.resource}"
+
+
+@dataclass(frozen=True)
+class CreateMetadata(Action):
+    volume: int
+    needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"create DRBD meta-data of {self.resource}/{self.volume}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        if observed.metadata.get(self.volume) is not False:
+            return "the disk carries meta-data already"
+        return None
+
+
+@dataclass(frozen=True)
+class DrbdUp(Action):
+    needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"bring up DRBD resource {self.resource}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return None if observed.configured else "its resource file is not what it should be"
+
+
+@dataclass(frozen=True)
+class SkipInitialSync(Action):
+    needs = frozenset({Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"declare the brand-new replicas of {self.resource} equal"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        state = observed.drbd
+        if state is None or set(state.volumes) != observed.fresh:
+            return "this node's meta-data is not brand-new"
+        disks = {v.disk for v in state.volumes.values()}
+        disks |= {v.disk for c in state.connections.values() for v in c.volumes.values()}
+        if disks != {DiskState.INCONSISTENT}:
+            return "a replica is not Inconsistent any more"
+        return None if observed.connected_peers() else "the replicas are not connected"
+
+
+@dataclass(frozen=True)
+class DrbdResize(Action):
+    needs = frozenset({Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"grow DRBD resource {self.resource}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return None if observed.primary else "DRBD is not Primary here"
+
+
+@dataclass(frozen=True)
+class CreateGate(Action):
+    volume: int
+    gate: str
+    size: int
+    needs = frozenset({Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"create gate {self.gate}, closed"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return "it exists" if self.volume in observed.gates else None
+
+
+@dataclass(frozen=True)
+class ResizeGate(Action):
+    volume: int
+    gate: str
+    size: int
+    needs = frozenset({Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"grow gate {self.gate} to {self.size} bytes"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        gate = observed.gates.get(self.volume)
+        if gate is None or gate.mode is Mode.FOREIGN:
+            return "there is no such gate of hactl's"
+        return None if gate.size < self.size else "it is not smaller"
+
+
+@dataclass(frozen=True)
+class ApplyTarget(Action):
+    """One change of the LIO tree; the change checks its own precondition when it is applied."""
+
+    change: Change
+
+    def describe(self) -> str:
+        return self.change.describe()
+
+
+@dataclass(frozen=True)
+class SetAlua(Action):
+    """Write the access states of all groups in this node's kernel: what paths through it report."""
+
+    states: Mapping[str, AccessState]
+    needs = frozenset({Aspect.GATES})
+
+    def describe(self) -> str:
+        view = ", ".join(f"{n} {s.name.lower().replace('_', ' ')}" for n, s in sorted(self.states.items()))
+        return f"report {self.resource} as {view}"
+
+
+@dataclass(frozen=True)
+class DrbdPrimary(Action):
+    needs = frozenset({Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"make DRBD resource {self.resource} Primary"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        if observed.drbd is None:
+            return "it is not up"
+        peer = observed.primary_peer()
+        return f"{peer} is Primary" if peer is not None else None
+
+
+@dataclass(frozen=True)
+class OpenGate(Action):
+    volume: int
+    gate: str
+    backing: str
+    needs = frozenset({Aspect.DRBD, Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"open gate {self.gate} to {self.backing}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        if observed.drbd is None or observed.drbd.role is not Role.PRIMARY:
+            return "DRBD is not Primary here"
+        gate = observed.gates.get(self.volume)
+        if gate is None or gate.mode is Mode.FOREIGN:
+            return "there is no such gate of hactl's"
+        return None
+
+
+@dataclass(frozen=True)
+class HoldGate(Action):
+    volume: int
+    gate: str
+    needs = frozenset({Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"hold I/O in gate {self.gate}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        gate = observed.gates.get(self.volume)
+        if gate is None or gate.mode is Mode.FOREIGN:
+            return "there is no such gate of hactl's"
+        return None
+
+
+@dataclass(frozen=True)
+class CloseGate(Action):
+    volume: int
+    gate: str
+    needs = frozenset({Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"close gate {self.gate}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        gate = observed.gates.get(self.volume)
+        if gate is None or gate.mode is Mode.FOREIGN:
+            return "there is no such gate of hactl's"
+        return None
+
+
+@dataclass(frozen=True)
+class DrbdSecondary(Action):
+    needs = frozenset({Aspect.DRBD, Aspect.GATES})
+
+    def describe(self) -> str:
+        return f"make DRBD resource {self.resource} Secondary"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        if observed.drbd is None:
+            return "it is not up"
+        busy = observed.modes(Mode.OPEN, Mode.SUSPENDED)
+        return f"the gate of volume {busy[0]} may hold it open" if busy else None
+
+
+@dataclass(frozen=True)
+class RemoveGate(Action):
+    gate: str
+
+    def describe(self) -> str:
+        return f"remove gate {self.gate}"
+
+
+@dataclass(frozen=True)
+class DrbdDown(Action):
+    needs = frozenset({Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"take down DRBD resource {self.resource}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return "DRBD is Primary" if observed.primary else None
+
+
+@dataclass(frozen=True)
+class RemoveDrbdConfig(Action):
+    def describe(self) -> str:
+        return f"remove DRBD's resource file of {self.resource}"

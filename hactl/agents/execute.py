@@ -1,0 +1,125 @@
+"""Carrying plans out: step by step, each one's precondition looked at again right before it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+
+from hactl.agents import actions as a
+from hactl.agents.kit import Kit
+from hactl.agents.states import Aspect, ResourceObserved
+from hactl.errors import Failed, HactlError, Refused, Unknown
+from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.runner import CommandFailed, CommandTimeout
+
+AfterStep = Callable[[str, str], None]
+"""Called with resource and step after each step; tests raise from it to die there."""
+
+Look = Callable[[frozenset[Aspect]], Awaitable[ResourceObserved]]
+
+_log = structlog.get_logger("hactl.agent")
+
+
+def nothing(resource: str, step: str) -> None:
+    """The hook of an agent that is not under test."""
+
+
+async def execute(
+    steps: Iterable[a.Action],
+    *,
+    look: Look,
+    perform: Callable[[a.Action], Awaitable[None]],
+    after_step: AfterStep = nothing,
+) -> None:
+    """Take ``steps`` in order. The first one that cannot be taken ends it and raises; the rest is dropped,
+    and whoever called looks at the world anew."""
+    for step in steps:
+        if step.needs:
+            hindrance = step.hindrance(await look(step.needs))
+            if hindrance is not None:
+                raise Refused(
+                    "precondition",
+                    f"cannot {step.describe()}: {hindrance}",
+                    "see hactl status and hactl plan",
+                )
+        began = time.monotonic()
+        try:
+            await perform(step)
+        except HactlError as error:
+            _report(step, began, error)
+            raise
+        except (CommandFailed, OSError) as error:
+            _report(step, began, error)
+            raise Failed("step-failed", f"cannot {step.describe()}: {error}") from error
+        except (CommandTimeout, TimeoutError) as error:
+            _report(step, began, error)
+            raise Unknown("step-unknown", f"no end of: {step.describe()}: {error}") from error
+        _log.info(
+            "step",
+            resource=step.resource,
+            action=step.describe(),
+            reason=step.reason,
+            milliseconds=round((time.monotonic() - began) * 1000, 1),
+        )
+        after_step(step.resource, type(step).__name__)
+
+
+def _report(step: a.Action, began: float, error: Exception) -> None:
+    _log.warning(
+        "step failed",
+        resource=step.resource,
+        action=step.describe(),
+        reason=step.reason,
+        milliseconds=round((time.monotonic() - began) * 1000, 1),
+        error=str(error),
+    )
+
+
+async def perform(kit: Kit, cluster: ClusterSpec, spec: ResourceSpec, step: a.Action) -> None:
+    """Take one step on the real thing, or on its twin."""
+    match step:
+        case a.WriteDrbdConfig():
+            await kit.drbd.write_config(cluster, spec)
+        case a.CreateMetadata(volume=volume):
+            await kit.drbd.create_metadata(spec, volume)
+        case a.DrbdUp():
+            await kit.drbd.up(step.resource)
+        case a.SkipInitialSync():
+            await kit.drbd.skip_initial_sync(step.resource)
+        case a.DrbdResize():
+            await kit.drbd.resize(step.resource)
+        case a.CreateGate(gate=gate, size=size):
+            await kit.gates.create(gate, size)
+        case a.ResizeGate(gate=gate, size=size):
+            await kit.gates.resize(gate, size)
+        case a.ApplyTarget(change=change):
+            await kit.exports.apply(change)
+        case a.SetAlua(states=states):
+            await kit.exports.set_states(step.resource, states)
+        case _:
+            await perform_role(kit, step)
+
+
+async def perform_role(kit: Kit, step: a.Action) -> None:
+    """The steps that need no specification: roles, and taking down."""
+    match step:
+        case a.DrbdPrimary():
+            await kit.drbd.primary(step.resource)
+        case a.DrbdSecondary():
+            await kit.drbd.secondary(step.resource)
+        case a.OpenGate(gate=gate, backing=backing):
+            await kit.gates.open(gate, backing)
+        case a.HoldGate(gate=gate):
+            await kit.gates.hold(gate)
+        case a.CloseGate(gate=gate):
+            await kit.gates.close(gate)
+        case a.RemoveGate(gate=gate):
+            await kit.gates.remove(gate)
+        case a.DrbdDown():
+            await kit.drbd.down(step.resource)
+        case a.RemoveDrbdConfig():
+            await kit.drbd.remove_config(step.resource)
+        case _:
+            raise TypeError(f"no way to {step.describe()}")

@@ -1,0 +1,244 @@
+"""Agents talk over the cluster network: HTTPS, each side showing a certificate with its node's name."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from hactl.agents.errors_http import Handler, as_json, body_of, error_of
+from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
+from hactl.agents.states import OrderedRole
+from hactl.errors import Failed, Refused, Unknown
+from hactl.model.spec import ClusterSpec, IpAddress
+
+PORT = 7788
+TLS = Path("/etc/hactl/tls")
+
+QUESTION = 3.0
+"""Seconds for questions that change nothing, connecting included."""
+ORDER = 5.0
+"""Seconds for orders; one that takes longer goes on at the peer, and is asked about again."""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files of this node: the cluster's CA, and a certificate whose subject alternative name is the node's
+    name."""
+
+    ca: Path = TLS / "ca.crt"
+    certificate: Path = TLS / "node.crt"
+    key: Path = TLS / "node.key"
+
+    def server(self) -> ssl.SSLContext:
+        """Demands a certificate of the cluster's CA from whoever connects."""
+        return self._context(ssl.Purpose.CLIENT_AUTH)
+
+    def client(self) -> ssl.SSLContext:
+        """Checks the server's certificate against the node name that is asked for."""
+        return self._context(ssl.Purpose.SERVER_AUTH)
+
+    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(purpose, cafile=str(self.ca))
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise Failed(
+                "tls", f"cannot use the certificates in {self.ca.parent}: {error}", "issue them again"
+            ) from error
+        return context
+
+
+class HttpsPeers:
+    """Keeps :class:`hactl.agents.peers.Peers`; one connection per node is kept open between questions."""
+
+    def __init__(self, cluster: ClusterSpec, context: ssl.SSLContext | None, port: int = PORT) -> None:
+        self._addresses: dict[str, IpAddress] = {n.name: n.addresses.cluster for n in cluster.nodes}
+        # None only where there is nobody to ask, or in tests.
+        self._context = context
+        self._port = port
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def status(self, node: str) -> dict[str, PeerResource]:
+        answer = await self._ask(node, "GET", "status")
+        return {name: _resource(value) for name, value in answer["resources"].items()}
+
+    async def ready(self, node: str, resource: str) -> tuple[str, ...]:
+        answer = await self._ask(node, "GET", f"resources/{resource}/ready")
+        return tuple(str(reason) for reason in answer["reasons"])
+
+    async def promote(self, node: str, resource: str, handover: str) -> None:
+        await self._ask(node, "POST", f"resources/{resource}/promote", {"id": handover})
+
+    async def abort(self, node: str, resource: str, handover: str) -> bool:
+        answer = await self._ask(node, "POST", f"resources/{resource}/abort", {"id": handover})
+        return answer["active"] is True
+
+    async def announce(self, node: str, resource: str, active: str) -> None:
+        body = {"active": active}
+        await self._ask(node, "POST", f"resources/{resource}/announce", body, seconds=QUESTION)
+
+    async def switchover(self, node: str, resource: str, to: str) -> None:
+        await self._ask(node, "POST", f"resources/{resource}/switchover", {"to": to}, seconds=30.0)
+
+    async def _ask(
+        self,
+        node: str,
+        method: str,
+        what: str,
+        body: dict[str, str] | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> Any:
+        limit = seconds if seconds is not None else (QUESTION if method == "GET" else ORDER)
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(keepalive_timeout=60), trust_env=False
+            )
+        address = self._addresses[node]
+        host = f"[{address}]" if address.version == 6 else str(address)
+        try:
+            async with self._session.request(
+                method,
+                f"https://{host}:{self._port}/v1/peer/{what}",
+                json=body,
+                ssl=self._context or True,
+                server_hostname=node,
+                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(QUESTION, limit)),
+            ) as answer:
+                if answer.status != 200:
+                    raise error_of(answer.status, await _json(answer))
+                return await _json(answer)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            # No connection, so nothing was sent: the one failure that leaves no doubt.
+            raise Refused(
+                UNREACHABLE,
+                f"the agent on {node} cannot be reached: {error}",
+                f"see systemctl status hactl-agent on {node}, and the cluster network",
+            ) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unknown(
+                "peer-lost", f"no answer from the agent on {node}: {error!r}", "ask again"
+            ) from error
+
+
+async def _json(answer: aiohttp.ClientResponse) -> Any:
+    try:
+        return await answer.json()
+    except (ValueError, aiohttp.ContentTypeError) as error:
+        raise Unknown("peer-answer", f"an answer that is not JSON: {error}") from error
+
+
+def _resource(value: Any) -> PeerResource:
+    try:
+        return PeerResource(
+            role=OrderedRole(value["role"]),
+            serving=value["serving"] is True,
+            primary=value["primary"] is True,
+            active_node=value["active_node"],
+            fresh=value["fresh"] is True,
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise Unknown(
+            "peer-answer", f"a status that is not understood: {error!r}", "same hactl on all nodes?"
+        ) from error
+
+
+def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Application:
+    """The answering side; lets in nobody but the other nodes of ``cluster``."""
+    others = frozenset(n.name for n in cluster.nodes if n.name != node)
+
+    def caller(request: web.Request) -> str:
+        names = certificate_names(request)
+        found = next((n for n in sorted(others) if n in names), None)
+        if found is None:
+            raise Refused("not-a-node", f"the certificate is of {sorted(names)}, which are no other nodes")
+        return found
+
+    @web.middleware
+    async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
+        caller(request)
+        return await handler(request)
+
+    async def status(request: web.Request) -> web.Response:
+        views = await service.on_status(caller(request))
+        return web.json_response({"resources": {name: asdict(view) for name, view in views.items()}})
+
+    async def ready(request: web.Request) -> web.Response:
+        reasons = await service.on_ready(caller(request), request.match_info["resource"])
+        return web.json_response({"reasons": list(reasons)})
+
+    async def promote(request: web.Request) -> web.Response:
+        (handover,) = await body_of(request, "id")
+        await _to_its_end(service.on_promote(caller(request), request.match_info["resource"], handover))
+        return web.json_response({})
+
+    async def abort(request: web.Request) -> web.Response:
+        (handover,) = await body_of(request, "id")
+        active = await _to_its_end(
+            service.on_abort(caller(request), request.match_info["resource"], handover)
+        )
+        return web.json_response({"active": active})
+
+    async def announce(request: web.Request) -> web.Response:
+        (active,) = await body_of(request, "active")
+        await service.on_announce(caller(request), request.match_info["resource"], active)
+        return web.json_response({})
+
+    async def switchover(request: web.Request) -> web.Response:
+        (to,) = await body_of(request, "to")
+        await _to_its_end(service.on_switchover(caller(request), request.match_info["resource"], to))
+        return web.json_response({})
+
+    application = web.Application(middlewares=[as_json, let_in], client_max_size=64 << 10)
+    application.router.add_get("/v1/peer/status", status)
+    application.router.add_get("/v1/peer/resources/{resource}/ready", ready)
+    application.router.add_post("/v1/peer/resources/{resource}/promote", promote)
+    application.router.add_post("/v1/peer/resources/{resource}/abort", abort)
+    application.router.add_post("/v1/peer/resources/{resource}/announce", announce)
+    application.router.add_post("/v1/peer/resources/{resource}/switchover", switchover)
+    return application
+
+
+async def _to_its_end(work: Any) -> Any:
+    """Go on with an order even if the one who asked hangs up: half-way is where nobody wants it to stop."""
+    return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def certificate_names(request: web.Request) -> frozenset[str]:
+    """DNS names in the certificate that the caller showed and the CA signed; none if it showed none."""
+    tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+    certificate = tls.getpeercert() if tls is not None else None
+    if not certificate:
+        return frozenset()
+    return frozenset(str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS")
+
+
+async def listen(
+    application: web.Application, address: IpAddress, context: ssl.SSLContext, port: int = PORT
+) -> web.AppRunner:
+    """Serve on the cluster address of this node only."""
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=75, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, str(address), port, ssl_context=context).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise Failed(
+            "listen",
+            f"cannot listen on {address} port {port}: {error}",
+            "is that this node's address in the cluster network, and is the port free?",
+        ) from error
+    return runner

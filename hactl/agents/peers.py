@@ -1,0 +1,82 @@
+"""What agents ask of each other; kept by ``peer.HttpsPeers`` and, in one process,
+``memory_peers.MemoryPeers``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hactl.agents.states import OrderedRole
+
+UNREACHABLE = "peer-unreachable"
+"""Code of the refusal that says: the request has certainly not reached the peer."""
+
+ABORTED = "switchover-aborted"
+"""Code of the refusal that says: this switchover was called off before."""
+
+BUSY = "busy"
+"""Code of the refusal that says: another operation on the resource is running."""
+
+
+@dataclass(frozen=True)
+class PeerResource:
+    """One resource as its agent on another node sees it.
+
+    ``serving``: ordered active, DRBD Primary and every gate open. ``fresh``: its meta-data is brand-new.
+    """
+
+    role: OrderedRole
+    serving: bool
+    primary: bool
+    active_node: str | None = None
+    fresh: bool = False
+
+
+class Peers(Protocol):
+    """The other nodes' agents.
+
+    A refusal by the peer comes back as its :class:`hactl.errors.Refused` or :class:`hactl.errors.Failed`; a
+    request that certainly did not arrive as ``Refused`` with code :data:`UNREACHABLE`; one that may have
+    been carried out, or still may be, as :class:`hactl.errors.Unknown`.
+    """
+
+    async def status(self, node: str) -> dict[str, PeerResource]:
+        """All resources of a node."""
+        ...
+
+    async def ready(self, node: str, resource: str) -> tuple[str, ...]:
+        """Why the node could not take a resource over now; empty if it could."""
+        ...
+
+    async def promote(self, node: str, resource: str, handover: str) -> None:
+        """Make the node active, as part of switchover ``handover``; may be repeated."""
+        ...
+
+    async def abort(self, node: str, resource: str, handover: str) -> bool:
+        """Call a switchover off: False if the node is not active and will not become so under this id any
+        more, True if it is active already, which stays as it is."""
+        ...
+
+    async def announce(self, node: str, resource: str, active: str) -> None:
+        """Tell a node which one is active now; that node tells the truth of it by asking the active one."""
+        ...
+
+    async def switchover(self, node: str, resource: str, to: str) -> None:
+        """Have the active node ``node`` hand a resource over to ``to``."""
+        ...
+
+
+class PeerService(Protocol):
+    """The answering side of :class:`Peers`, kept by ``agent.Agent``; ``caller`` is the asking node's name."""
+
+    async def on_status(self, caller: str) -> dict[str, PeerResource]: ...
+
+    async def on_ready(self, caller: str, resource: str) -> tuple[str, ...]: ...
+
+    async def on_promote(self, caller: str, resource: str, handover: str) -> None: ...
+
+    async def on_abort(self, caller: str, resource: str, handover: str) -> bool: ...
+
+    async def on_announce(self, caller: str, resource: str, active: str) -> None: ...
+
+    async def on_switchover(self, caller: str, resource: str, to: str) -> None: ...

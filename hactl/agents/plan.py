@@ -1,0 +1,201 @@
+"""What to do next for one resource on one node: pure, from what is wanted and what was found.
+
+Every prefix of a plan leaves a sound state: at most one node's gate is open, a gate is opened only when
+DRBD is Primary here, and held I/O is failed only when the whole view of the access states has been written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hactl.agents.actions import (
+    Action,
+    ApplyTarget,
+    CloseGate,
+    CreateGate,
+    CreateMetadata,
+    DrbdDown,
+    DrbdPrimary,
+    DrbdResize,
+    DrbdSecondary,
+    DrbdUp,
+    HoldGate,
+    OpenGate,
+    RemoveDrbdConfig,
+    RemoveGate,
+    ResizeGate,
+    SetAlua,
+    SkipInitialSync,
+    WriteDrbdConfig,
+)
+from hactl.agents.states import OrderedRole, ResourceDesired, ResourceObserved, VolumeDesired
+from hactl.replication.state import DiskState
+from hactl.target.gates import Mode
+
+
+def plan(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
+    """The next steps; empty when there is nothing to do.
+
+    What depends on devices that do not exist yet (the LIO tree on its gates) is planned once they do, so plan
+    again after carrying a plan out.
+    """
+    return (*plan_groundwork(desired, observed), *plan_upkeep(desired, observed))
+
+
+def plan_groundwork(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
+    """Everything that does not depend on the role: configuration, meta-data, DRBD up, gates, LIO tree."""
+    storage = (*_replication(desired, observed), *_gates(desired, observed))
+    if storage:
+        return storage
+    tree = tuple(ApplyTarget(desired.name, c.reason, c) for c in observed.export or ())
+    return (*tree, *_skip(desired, observed), *_grow(desired, observed))
+
+
+def plan_role(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
+    """From the role the kernel is in to the one that was ordered."""
+    if desired.role is OrderedRole.ACTIVE:
+        return tuple(_to_active(desired, observed))
+    return tuple(_off_active(desired, observed))
+
+
+def plan_upkeep(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
+    """Like ``plan_role``, but a node that is not Primary any more is not made so again without a new order:
+    what was true when it was ordered may have changed since."""
+    if desired.role is OrderedRole.ACTIVE and not observed.primary:
+        return ()
+    return plan_role(desired, observed)
+
+
+def plan_retired(name: str, gates: tuple[str, ...], observed: ResourceObserved) -> tuple[Action, ...]:
+    """Taking down a resource that is not wanted on this node any more, once nothing exports its gates.
+
+    ``gates`` are the names of its gates. Data and meta-data stay on the disks.
+    """
+    reason = "the specification does not have it on this node"
+    steps: list[Action] = [
+        CloseGate(name, reason, number, gate.name)
+        for number, gate in sorted(observed.gates.items())
+        if gate.mode not in (Mode.CLOSED, Mode.FOREIGN)
+    ]
+    if observed.primary:
+        steps.append(DrbdSecondary(name, reason))
+    steps += [RemoveGate(name, reason, gate) for gate in gates]
+    if observed.drbd is not None:
+        steps.append(DrbdDown(name, reason))
+    return (*steps, RemoveDrbdConfig(name, reason))
+
+
+def _replication(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    if not desired.replica:
+        return
+    name = desired.name
+    rewritten = observed.configured is False
+    if rewritten:
+        yield WriteDrbdConfig(name, "it differs from the specification")
+        if observed.drbd is None:
+            return  # the disks are looked at through the file: the rest is planned once it is there
+    state = observed.drbd
+    for volume in desired.volumes:
+        if observed.metadata.get(volume.number) is False:
+            yield CreateMetadata(name, "the disk carries none", volume.number)
+    if state is None or set(state.volumes) != {v.number for v in desired.volumes}:
+        yield DrbdUp(name, "it is not in the kernel, or not all of it")
+    elif rewritten:
+        yield DrbdUp(name, "its resource file has changed")
+    elif not observed.adjusted:
+        yield DrbdUp(name, "the agent has just started: the kernel may lag behind the resource file")
+
+
+def _gates(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    for volume in desired.volumes:
+        if volume.number not in observed.gates:
+            yield CreateGate(desired.name, "it does not exist", volume.number, volume.gate, volume.size)
+
+
+def _skip(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    if desired.skips_sync and desired.peer_fresh and desired.replica:
+        step = SkipInitialSync(desired.name, "there is nothing to copy: both were created just now")
+        if step.hindrance(observed) is None:
+            yield step
+
+
+def _grow(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    # Not while I/O is held: the size of a gate changes only where its table is settled.
+    settled = observed.modes(Mode.OPEN, Mode.CLOSED)
+    small = [v for v in desired.volumes if v.number in settled and observed.gates[v.number].size < v.size]
+    if not small:
+        return
+    if desired.replica:
+        if observed.drbd is None:
+            return
+        sizes = {n: v.size for n, v in observed.drbd.volumes.items()}
+        if any((sizes.get(v.number) or 0) < v.size for v in small):
+            if observed.primary and observed.connected_peers():
+                yield DrbdResize(desired.name, "volumes have grown")
+            return
+    for volume in small:
+        yield ResizeGate(desired.name, "the volume has grown", volume.number, volume.gate, volume.size)
+
+
+def _to_active(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    shut = [v for v in desired.volumes if _mode(observed, v) not in (Mode.OPEN, Mode.FOREIGN)]
+    if shut or not observed.primary:
+        # Also when it is Primary already: what opens a gate is DRBD's yes of just now, not an old
+        # observation.
+        yield DrbdPrimary(desired.name, "the node was ordered to be active")
+    for volume in shut:
+        yield OpenGate(
+            desired.name, "the node was ordered to be active", volume.number, volume.gate, volume.backing
+        )
+    yield from _view(desired, observed, desired.node, "this node is active")
+
+
+def _off_active(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    """Role demoted or standby. Gates are held only if the order was to demote; otherwise, and in the end,
+    closed."""
+    successor = desired.active_node if desired.active_node != desired.node else None
+    holds = desired.role is OrderedRole.DEMOTED and successor is None and not desired.hold_over
+    fallen = [v for v in desired.volumes if _mode(observed, v) in (Mode.OPEN, Mode.SUSPENDED)]
+    held = [v for v in desired.volumes if _mode(observed, v) is Mode.HELD]
+    for volume in fallen:
+        if desired.role is OrderedRole.DEMOTED:
+            yield HoldGate(desired.name, "the node was ordered not to be active", volume.number, volume.gate)
+        else:
+            yield CloseGate(desired.name, "the node is standby", volume.number, volume.gate)
+    if observed.primary:
+        yield DrbdSecondary(desired.name, "the node was ordered not to be active")
+    if holds and (fallen or held):
+        return
+    if held or (fallen and desired.role is OrderedRole.DEMOTED):
+        why = f"{successor} is active" if successor else "no other node became active in time"
+        # The view first: what is failed here is retried at once, and must find the successor reported.
+        yield from _view(desired, observed, successor, why)
+        for volume in (*held, *(fallen if desired.role is OrderedRole.DEMOTED else ())):
+            yield CloseGate(desired.name, why, volume.number, volume.gate)
+        return
+    yield from _view(desired, observed, successor, f"{successor or 'no node'} is active")
+
+
+def _view(
+    desired: ResourceDesired, observed: ResourceObserved, active: str | None, reason: str
+) -> Iterator[Action]:
+    view = desired.view(active)
+    known = observed.alua
+    if not known:
+        # Not exported yet; what is exported later starts with every group in standby and comes by here again.
+        return
+    if any(dict(known.get(v.number, {})) != view for v in desired.volumes):
+        yield SetAlua(desired.name, reason, view)
+
+
+def _mode(observed: ResourceObserved, volume: VolumeDesired) -> Mode | None:
+    gate = observed.gates.get(volume.number)
+    return gate.mode if gate is not None else None
+
+
+def initial_sync_open(observed: ResourceObserved) -> bool:
+    """Brand-new meta-data here still waits for the decision whether to copy."""
+    state = observed.drbd
+    if not observed.fresh:
+        return False
+    return state is None or all(v.disk is DiskState.INCONSISTENT for v in state.volumes.values())

@@ -1,0 +1,148 @@
+"""The agent's own socket: HTTP and JSON for the command line and the resource agents, for root only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from hactl.agents.agent import Agent
+from hactl.agents.errors_http import Handler, as_json, body_of
+from hactl.agents.keeper import Keeper
+from hactl.agents.metrics import Metrics
+from hactl.agents.observe import Common, observe_common
+from hactl.agents.plan import plan
+from hactl.agents.status import node_status, resource_status
+from hactl.errors import Failed, HactlError, Refused, Unknown
+
+DEFAULT_SOCKET = Path("/run/hactl/agent.sock")
+
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred of unix(7): process, user, group."""
+
+
+class Api:
+    """Orders and questions to one agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._metrics = Metrics()
+
+    def app(self, *, allowed: frozenset[int] = frozenset({0})) -> web.Application:
+        """The application; ``allowed`` are the user ids that may ask anything."""
+        app = web.Application(middlewares=[as_json, _only(allowed)], client_max_size=64 << 10)
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/plan", self._plan)
+        app.router.add_post("/v1/resources/{resource}/promote", self._promote)
+        app.router.add_post("/v1/resources/{resource}/demote", self._demote)
+        app.router.add_post("/v1/resources/{resource}/switchover", self._switchover)
+        app.router.add_get("/metrics", self._metrics_page)
+        return app
+
+    async def status(self) -> dict[str, Any]:
+        """The status document of this node, observed now."""
+        common = await observe_common(self._agent.kit)
+        keepers = [keeper for _, keeper in sorted(self._agent.keepers.items())]
+        resources = [await self._resource(keeper, common) for keeper in keepers]
+        peers = {node: view is not None for node, view in self._agent.views.items()}
+        return node_status(self._agent.node, resources, peers)
+
+    async def _resource(self, keeper: Keeper, common: Common) -> dict[str, Any]:
+        observed = await keeper.observe(common=common)
+        desired = keeper.desired()
+        return resource_status(
+            keeper.spec,
+            desired,
+            observed,
+            active_node=keeper.active_node,
+            reason=keeper.reason,
+            pending=plan(desired, observed),
+        )
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(await self.status())
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        resources = []
+        for name, keeper in sorted(self._agent.keepers.items()):
+            steps = [
+                {"action": type(s).__name__, "description": s.describe(), "reason": s.reason}
+                for s in await keeper.pending()
+            ]
+            resources.append({"name": name, "actions": steps})
+        return web.json_response({"schema": 1, "node": self._agent.node, "resources": resources})
+
+    async def _promote(self, request: web.Request) -> web.Response:
+        return await self._order("promote", self._agent.promote(request.match_info["resource"]))
+
+    async def _demote(self, request: web.Request) -> web.Response:
+        return await self._order("demote", self._agent.demote(request.match_info["resource"]))
+
+    async def _switchover(self, request: web.Request) -> web.Response:
+        (to,) = await body_of(request, "to")
+        return await self._order("switchover", self._agent.switchover(request.match_info["resource"], to))
+
+    async def _order(self, name: str, work: Awaitable[None]) -> web.Response:
+        began = time.monotonic()
+        try:
+            await work
+        except HactlError as error:
+            kinds = {Refused: "refused", Failed: "failed", Unknown: "unknown"}
+            outcome = next((word for kind, word in kinds.items() if isinstance(error, kind)), "failed")
+            self._metrics.orders.labels(name, outcome).inc()
+            raise
+        seconds = time.monotonic() - began
+        self._metrics.orders.labels(name, "done").inc()
+        self._metrics.seconds.labels(name).observe(seconds)
+        return web.json_response({"done": name, "seconds": round(seconds, 3)})
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        text = self._metrics.render(await self.status())
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _only(allowed: frozenset[int]) -> Any:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        user = peer_user(request)
+        if user not in allowed:
+            raise Refused(
+                "not-root", f"user {user} may not talk to the agent", "run hactl as root, or with sudo"
+            )
+        return await handler(request)
+
+    return check
+
+
+def peer_user(request: web.Request) -> int | None:
+    """User id of the process at the other end of a Unix socket (SO_PEERCRED, unix(7)); None if it is
+    another kind."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if connection is None or connection.family != socket.AF_UNIX:
+        return None
+    size = _CREDENTIALS.size
+    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(user)
+
+
+async def listen(app: web.Application, path: Path) -> web.AppRunner:
+    """Serve ``app`` on a Unix socket that only its owner can reach: folder 0700, socket 0600."""
+    _prepare(path)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.UnixSite(runner, str(path)).start()
+    os.chmod(path, 0o600)  # noqa: PTH101 - nothing here waits for a disk
+    return runner
+
+
+def _prepare(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    # Left by an agent that was killed. Two agents at once are kept apart by systemd, not by this file.
+    path.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""What a node's agent wants of a resource and what it finds, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Protocol
+
+from hactl.alua.states import AccessState, wanted
+from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState, Role
+from hactl.target.gates import GateState, Mode
+
+
+class OrderedRole(StrEnum):
+    """What this node was last ordered to be for a resource."""
+
+    ACTIVE = "active"
+    DEMOTED = "demoted"
+    """Not active any more, successor not known yet: I/O is held for a while."""
+    STANDBY = "standby"
+
+
+class Aspect(Enum):
+    """A part of the observation, so that a re-check reads only what it needs."""
+
+    CONFIG = auto()
+    DRBD = auto()
+    GATES = auto()
+    EXPORT = auto()
+    ALUA = auto()
+
+
+class Change(Protocol):
+    """One change of the LIO tree; made by ``hactl.target.plan``."""
+
+    @property
+    def reason(self) -> str: ...
+
+    def describe(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class VolumeDesired:
+    """One volume: ``size`` in bytes, ``gate`` its device-mapper name, ``backing`` the DRBD device."""
+
+    number: int
+    lun: int
+    size: int
+    gate: str
+    minor: int
+    backing: str
+
+
+@dataclass(frozen=True)
+class ResourceDesired:
+    """What one node shall be for one resource.
+
+    ``exporters`` are all nodes that export it, ``replica`` says whether this node holds data.
+    ``active_node`` is the node known to serve it: this one or another, or None. ``hold_over``: I/O has been
+    held for as long as allowed. ``peer_fresh``: the other replica's agent says its meta-data is brand-new
+    too. ``skips_sync``: this node is the one to declare brand-new replicas equal.
+    """
+
+    name: str
+    node: str
+    exporters: tuple[str, ...]
+    replica: bool
+    volumes: tuple[VolumeDesired, ...]
+    role: OrderedRole
+    active_node: str | None = None
+    hold_over: bool = False
+    peer_fresh: bool = False
+    skips_sync: bool = False
+
+    def view(self, active: str | None) -> dict[str, AccessState]:
+        """Access states of all groups if ``active`` is the active node."""
+        return {node: wanted(node, active) for node in self.exporters}
+
+
+@dataclass(frozen=True)
+class ResourceObserved:
+    """One resource as found on this node; aspects that were not asked for are None.
+
+    ``metadata`` is only looked at for volumes that DRBD does not have, since it holds their disks otherwise:
+    None then. ``adjusted``: this agent has brought DRBD in line with the resource file since it was
+    started, so that a kill between writing the file and using it is made good. ``fresh``: volumes whose
+    meta-data this node created and whose initial synchronisation is still to be decided. ``export`` are the
+    pending changes of the LIO tree, or None if it cannot be planned; ``export_error`` says why.
+    """
+
+    configured: bool | None = None
+    metadata: Mapping[int, bool | None] = field(default_factory=dict)
+    drbd: ResourceState | None = None
+    gates: Mapping[int, GateState] = field(default_factory=dict)
+    export: tuple[Change, ...] | None = None
+    export_error: str | None = None
+    alua: Mapping[int, Mapping[str, AccessState]] = field(default_factory=dict)
+    fresh: frozenset[int] = frozenset()
+    adjusted: bool = False
+
+    @property
+    def primary(self) -> bool:
+        return self.drbd is not None and self.drbd.role is Role.PRIMARY
+
+    def modes(self, *modes: Mode) -> tuple[int, ...]:
+        """Numbers of the volumes whose gate is in one of ``modes``."""
+        return tuple(sorted(n for n, gate in self.gates.items() if gate.mode in modes))
+
+    def connected_peers(self) -> tuple[str, ...]:
+        if self.drbd is None:
+            return ()
+        return tuple(
+            sorted(p for p, c in self.drbd.connections.items() if c.state is ConnectionState.CONNECTED)
+        )
+
+    def primary_peer(self) -> str | None:
+        """A connected peer that DRBD says is Primary."""
+        if self.drbd is None:
+            return None
+        for peer in self.connected_peers():
+            if self.drbd.connections[peer].role is Role.PRIMARY:
+                return peer
+        return None
+
+
+_QUIET = frozenset(
+    {ReplicationState.OFF, ReplicationState.ESTABLISHED, ReplicationState.VERIFY_S, ReplicationState.VERIFY_T}
+)
+
+
+def resyncing(state: ResourceState) -> bool:
+    """A resync of any volume is running, starting or paused."""
+    return any(
+        volume.replication not in _QUIET
+        for connection in state.connections.values()
+        for volume in connection.volumes.values()
+    )
+
+
+def serving(desired: ResourceDesired, observed: ResourceObserved) -> bool:
+    """This node serves the resource: DRBD Primary and every gate open."""
+    return (
+        desired.role is OrderedRole.ACTIVE
+        and observed.primary
+        and set(observed.modes(Mode.OPEN)) == {v.number for v in desired.volumes}
+    )
+
+
+def unready(desired: ResourceDesired, observed: ResourceObserved, *, handover: bool) -> tuple[str, ...]:
+    """Why this node could not become active now; empty if it could.
+
+    ``handover``: from a living active node, so DRBD has to be connected and no resync may run. Otherwise a
+    lone UpToDate replica will do: that is a failover.
+    """
+    if not desired.replica:
+        return (f"{desired.node} holds no replica of {desired.name}",)
+    reasons: list[str] = []
+    state = observed.drbd
+    if state is None:
+        reasons.append(f"DRBD resource {desired.name} is not up")
+    else:
+        for volume in desired.volumes:
+            local = state.volumes.get(volume.number)
+            disk = DiskState.DISKLESS if local is None else local.disk
+            if disk is not DiskState.UP_TO_DATE:
+                reasons.append(f"volume {volume.number} is {disk}, not UpToDate")
+            if local is not None and not local.quorum:
+                reasons.append(f"volume {volume.number} has no quorum")
+        if state.suspended != "no":
+            reasons.append(f"DRBD has suspended I/O ({state.suspended})")
+        if handover and not observed.connected_peers():
+            reasons.append("DRBD is not connected")
+        if handover and resyncing(state):
+            reasons.append("a resync is running")
+    for volume in desired.volumes:
+        gate = observed.gates.get(volume.number)
+        if gate is None:
+            reasons.append(f"gate {volume.gate} is missing")
+        elif gate.mode is Mode.FOREIGN:
+            reasons.append(f"gate {volume.gate} has a table that is not hactl's")
+    if observed.export is None:
+        reasons.append(observed.export_error or "the LIO tree is not known")
+    elif observed.export:
+        reasons.append(f"the LIO tree is not in order: {observed.export[0].describe()}")
+    return tuple(reasons)
+
+
+def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str, ...]:
+    """What no action of the agent mends and somebody has to know."""
+    found: list[str] = []
+    for volume in desired.volumes:
+        gate = observed.gates.get(volume.number)
+        if gate is not None and gate.mode is Mode.FOREIGN:
+            found.append(f"gate {volume.gate} has a table that is not hactl's; it is left alone")
+        if gate is not None and gate.size > volume.size:
+            found.append(f"gate {volume.gate} is larger than the volume; units are never shrunk")
+        if (
+            desired.role is OrderedRole.ACTIVE
+            and gate is not None
+            and gate.mode is Mode.OPEN
+            and gate.backing != volume.backing
+        ):
+            found.append(f"gate {volume.gate} leads to {gate.backing}, not to {volume.backing}")
+    if observed.export_error:
+        found.append(observed.export_error)
+    if desired.role is OrderedRole.DEMOTED and desired.hold_over and desired.active_node is None:
+        found.append("demoted, and no other node has become active: order promote on the one that shall be")
+    state = observed.drbd
+    if state is not None and desired.replica:
+        for peer, connection in sorted(state.connections.items()):
+            if connection.state is ConnectionState.STANDALONE:
+                found.append(f"DRBD does not connect to {peer} (StandAlone): see drbd's split-brain recovery")
+        # Brand-new resources are seen to by themselves; a volume that joined an older one is not.
+        brand_new = observed.fresh >= set(state.volumes)
+        for number, local in sorted(state.volumes.items()):
+            disks = {local.disk} | {
+                c.volumes[number].disk for c in state.connections.values() if number in c.volumes
+            }
+            if disks == {DiskState.INCONSISTENT} and not brand_new:
+                found.append(
+                    f"volume {number}: all replicas are Inconsistent: declare the good one by hand "
+                    f"(drbdsetup new-current-uuid, or a first synchronisation)"
+                )
+    return tuple(found)

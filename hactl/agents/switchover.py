@@ -1,0 +1,209 @@
+"""A planned switchover, run by the node that hands over: hold I/O, ask the successor, then let go or go back.
+
+The successor's answer may get lost. What is asked is idempotent, so it is asked again; what is never done
+is to become active here while the successor may be: either it says that it is not and will not be, or DRBD,
+connected, refuses one of the two.
+"""
+
+from __future__ import annotations
+
+import uuid
+from enum import Enum, auto
+
+import structlog
+
+from hactl.agents.journal import Handover
+from hactl.agents.keeper import Keeper, held_volumes
+from hactl.agents.peers import ABORTED, BUSY, UNREACHABLE
+from hactl.agents.states import Aspect, ResourceObserved, resyncing, serving
+from hactl.errors import Failed, HactlError, Refused, Unknown
+from hactl.replication.state import ConnectionState
+
+_log = structlog.get_logger("hactl.agent")
+
+
+class Successor(Enum):
+    """What is known of the node that was asked to take over."""
+
+    ACTIVE = auto()
+    NOT = auto()
+    """It is not active, and will not become so by what it was asked."""
+    UNKNOWN = auto()
+
+
+async def check(keeper: Keeper, to: str) -> ResourceObserved:
+    """:class:`Refused` unless ``to`` can take over now; changes nothing. Returns what was seen here."""
+    name = keeper.name
+    if to not in {n.name for n in keeper.cluster.nodes}:
+        known = ", ".join(n.name for n in keeper.cluster.nodes)
+        raise Refused("unknown-node", f"there is no node {to!r}", f"nodes are {known}")
+    if to not in keeper.spec.replicas:
+        raise Refused(
+            "not-a-replica",
+            f"{to} holds no replica of {name}",
+            f"replicas are on {', '.join(keeper.spec.replicas)}",
+        )
+    if to == keeper.node:
+        raise Refused("already-active", f"{name} is active on {to} already")
+    observed = await keeper.observe()
+    if not serving(keeper.desired(), observed):
+        raise Refused("not-active", f"{name} is not fully active on {keeper.node}", "see hactl status")
+    state = observed.drbd
+    connection = state.connections.get(to) if state is not None else None
+    if state is None or connection is None or connection.state is not ConnectionState.CONNECTED:
+        seen = "none" if connection is None else str(connection.state)
+        raise Refused(
+            "not-connected", f"DRBD of {name} is not connected to {to} ({seen})", "see drbdsetup status"
+        )
+    if resyncing(state):
+        raise Refused("resyncing", f"a resync of {name} is running", "wait for its end: see hactl status")
+    if not state.peer_up_to_date(to):
+        raise Refused("peer-not-uptodate", f"{to} is not UpToDate for {name}", "wait for the resync")
+    reasons = await keeper.kit.peers.ready(to, name)
+    if reasons:
+        raise Refused(
+            "not-ready", f"{to} cannot take over {name}: {'; '.join(reasons)}", "see its hactl status"
+        )
+    return observed
+
+
+async def hand_over(keeper: Keeper, to: str) -> None:
+    """Hand the resource over to ``to``. Raises :class:`Refused` with nothing changed, :class:`Failed` when
+    this node is active again, :class:`Unknown` when the agent goes on trying to find out."""
+    await check(keeper, to)
+    await keeper.become_demoted(handover=Handover(id=str(uuid.uuid4()), to=to))
+    await settle(keeper)
+
+
+async def resume(keeper: Keeper) -> None:
+    """Go on with a switchover that this agent, or its predecessor, left open. One attempt; raises as
+    ``hand_over``.
+
+    As long as the successor was not asked, going back is both safe and the shortest pause.
+    """
+    handover = keeper.record.handover
+    if handover is None:
+        return
+    if not handover.asked:
+        await keeper.back_to_active()
+        raise Failed("rolled-back", f"{keeper.name}: the switchover was interrupted; active here again")
+    observed = await keeper.observe(frozenset({Aspect.DRBD}))
+    if observed.primary:
+        # Killed while going back: DRBD had given this node the role again, so nobody else has it.
+        await keeper.back_to_active()
+        return
+    await settle(keeper, attempts=1)
+
+
+async def settle(keeper: Keeper, attempts: int | None = None) -> None:
+    """Ask until the successor is active or this node is again; after ``timings.hold``, or ``attempts``,
+    :class:`Unknown`."""
+    clock = keeper.kit.clock
+    failure: HactlError | None = None
+    while True:
+        handover = keeper.record.handover
+        if handover is None:
+            raise Failed("superseded", f"{keeper.name}: another order has replaced the switchover")
+        over = clock.now() - keeper.record.since >= keeper.timings.handover
+        known = Successor.UNKNOWN
+        if not over and failure is None:
+            known, failure = await _ask(keeper, handover)
+        if known is Successor.ACTIVE:
+            await _let_go(keeper, handover)
+            return
+        if over or failure is not None or known is Successor.NOT:
+            if failure is None:
+                failure = Failed(
+                    "handover-timeout",
+                    f"{handover.to} did not take over {keeper.name} in time",
+                    "see its log",
+                )
+            if known is Successor.UNKNOWN:
+                known = await _call_off(keeper, handover)
+            if known is Successor.ACTIVE:
+                await _let_go(keeper, handover)
+                return
+            if await _take_back(keeper, handover, known):
+                raise Failed(
+                    "rolled-back",
+                    f"{handover.to} did not take over {keeper.name}: {failure.message}; "
+                    f"{keeper.node} is active again",
+                    failure.hint,
+                )
+        attempts = None if attempts is None else attempts - 1
+        if attempts == 0 or clock.now() - keeper.record.since >= keeper.timings.hold:
+            keeper.reason = keeper.reason or f"it is not known whether {handover.to} took over"
+            raise Unknown(
+                "switchover-unknown",
+                f"{keeper.name}: {keeper.reason}",
+                f"the agent goes on asking {handover.to}; see hactl status",
+            )
+        await clock.sleep(keeper.timings.ask)
+
+
+async def _ask(keeper: Keeper, handover: Handover) -> tuple[Successor, HactlError | None]:
+    """Ask the successor to become active. The second value is why there is no point in asking again."""
+    before = handover.asked
+    if not before:
+        keeper.write(handover=Handover(handover.id, handover.to, asked=True))
+    try:
+        await keeper.kit.peers.promote(handover.to, keeper.name, handover.id)
+    except Unknown as error:
+        keeper.reason = f"waiting for {handover.to}: {error.message}"
+        return Successor.UNKNOWN, None
+    except (Refused, Failed) as error:
+        if error.code == BUSY or (error.code == UNREACHABLE and before):
+            keeper.reason = f"waiting for {handover.to}: {error.message}"
+            return Successor.UNKNOWN, None
+        if error.code in (UNREACHABLE, ABORTED):
+            return Successor.NOT, error
+        # Refused for sure, but an earlier copy of the question may still be under way: call it off as well.
+        return Successor.UNKNOWN if before else Successor.NOT, error
+    keeper.after_step(keeper.name, "asked")
+    return Successor.ACTIVE, None
+
+
+async def _call_off(keeper: Keeper, handover: Handover) -> Successor:
+    try:
+        active = await keeper.kit.peers.abort(handover.to, keeper.name, handover.id)
+    except HactlError as error:
+        keeper.reason = f"{handover.to} may or may not be active: {error.message}"
+        return Successor.UNKNOWN
+    keeper.after_step(keeper.name, "called-off")
+    return Successor.ACTIVE if active else Successor.NOT
+
+
+async def _take_back(keeper: Keeper, handover: Handover, known: Successor) -> bool:
+    """Become active again if that is safe: the successor is not, or DRBD is connected to it and decides."""
+    observed = await keeper.observe(frozenset({Aspect.DRBD, Aspect.GATES}))
+    connected = handover.to in observed.connected_peers()
+    if known is Successor.UNKNOWN and not connected and not observed.primary:
+        keeper.reason = (
+            f"demoted, and not to be promoted by itself: {handover.to} may be active, and neither its agent "
+            f"nor DRBD can be reached; order promote on the node that shall be active"
+        )
+        _log.error(
+            "outcome of switchover unknown", resource=keeper.name, to=handover.to, reason=keeper.reason
+        )
+        return False
+    try:
+        await keeper.back_to_active()
+    except HactlError as error:
+        keeper.reason = f"cannot become active again: {error.message}"
+        _log.warning("going back failed", resource=keeper.name, reason=keeper.reason)
+        return False
+    return True
+
+
+async def _let_go(keeper: Keeper, handover: Handover) -> None:
+    try:
+        await keeper.hand_to(handover.to)
+    except HactlError as error:
+        # The successor is active, which is what was ordered; the next pass closes what is left.
+        keeper.reason = f"not tidied up after the switchover: {error.message}"
+        _log.warning(
+            "switchover not tidied up",
+            resource=keeper.name,
+            held=list(held_volumes(await keeper.observe(frozenset({Aspect.GATES})))),
+            error=str(error),
+        )

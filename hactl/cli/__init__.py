@@ -1,0 +1,1 @@
+"""Command line: parse, call, render; the only place that prints."""

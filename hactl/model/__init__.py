@@ -1,0 +1,1 @@
+"""Specification and status types, validation; pure."""

@@ -1,0 +1,166 @@
+"""What a cluster shall be: nodes, hosts and replicated resources, as frozen values.
+
+Only shapes and what follows from one value alone are checked here; ``hactl.model.check`` compares values with
+each other, and ``hactl.model.load`` turns a file into values and errors into lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    field_validator,
+)
+
+from hactl.model.names import address, iscsi_name, valid_name
+from hactl.model.size import parse_size
+
+ISCSI_PORT = 3260
+"""IANA's port of iSCSI targets (RFC 7143)."""
+
+Name = Annotated[str, AfterValidator(valid_name)]
+"""Names of nodes, hosts and resources: valid as a host name, a DRBD resource and a configfs folder."""
+
+InitiatorName = Annotated[str, AfterValidator(iscsi_name)]
+"""An iSCSI name in its normalised (lower-case) form: iqn, eui or naa (RFC 3721, RFC 7143 4.2.7)."""
+
+IpAddress = IPv4Address | IPv6Address
+Address = Annotated[IpAddress, PlainValidator(address)]
+"""An IP address, written as text."""
+
+
+class Frozen(BaseModel):
+    """A value that neither changes nor accepts what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Addresses(Frozen):
+    """A node's addresses, one network each; storage may have several portals."""
+
+    cluster: Address
+    replication: Address
+    storage: tuple[Address, ...] = Field(min_length=1)
+
+
+class NodeSpec(Frozen):
+    """A storage node. ``id`` is its target port group tag, 1 to 15, and never changes."""
+
+    name: Name
+    id: int = Field(ge=1, le=15, strict=True)
+    addresses: Addresses
+
+
+class ChapSpec(Frozen):
+    """CHAP credentials (RFC 7143 12.1): the initiator proves itself, and with ``mutual_*`` the target too."""
+
+    user: str = Field(min_length=1, max_length=255)
+    password: SecretStr = Field(min_length=12, max_length=255)
+    mutual_user: str | None = None
+    mutual_password: SecretStr | None = None
+
+
+class HostSpec(Frozen):
+    """A machine that uses units: one or more initiator names, and optionally CHAP."""
+
+    name: Name
+    initiators: tuple[InitiatorName, ...] = Field(min_length=1)
+    chap: ChapSpec | None = None
+
+
+class VolumeSpec(Frozen):
+    """One logical unit. ``size``: bytes that initiators see; ``disks``: block device by replica node."""
+
+    number: int = Field(ge=0, le=15, strict=True)
+    lun: int = Field(ge=0, le=16383, strict=True)
+    size: int = Field(gt=0, strict=True)
+    disks: dict[Name, str] = Field(min_length=1)
+    minor: int | None = Field(default=None, ge=0, le=1048575, strict=True)
+    serial: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("disks")
+    @classmethod
+    def _disks(cls, value: dict[str, str]) -> dict[str, str]:
+        for node, path in value.items():
+            if not path.startswith("/dev/"):
+                raise ValueError(f"disk of node {node} is {path!r}, not a block device under /dev")
+        return value
+
+
+class ResourceSpec(Frozen):
+    """A DRBD resource = one iSCSI target = the unit of failover, with one or more volumes.
+
+    ``nodes`` are those that export it; those of them that volumes name a disk for hold a replica, the others
+    export a gate that stays closed.
+    """
+
+    name: Name
+    id: int = Field(ge=1, le=4095, strict=True)
+    iqn: InitiatorName
+    nodes: tuple[Name, ...] = Field(min_length=1)
+    volumes: tuple[VolumeSpec, ...] = Field(min_length=1)
+    hosts: tuple[Name, ...] = ()
+    port: int | None = Field(default=None, ge=1024, le=65535, strict=True)
+
+    @property
+    def drbd_port(self) -> int:
+        """TCP port of replication: the given one, or 7000 + id."""
+        return self.port if self.port is not None else 7000 + self.id
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """The nodes that hold a replica, in the order of ``nodes``."""
+        return tuple(n for n in self.nodes if all(n in v.disks for v in self.volumes))
+
+    def minor(self, volume: VolumeSpec) -> int:
+        """DRBD minor of a volume: the given one, or id * 16 + number."""
+        return volume.minor if volume.minor is not None else self.id * 16 + volume.number
+
+    def rtpi(self, node: NodeSpec) -> int:
+        """Relative target port identifier of the resource on a node: unique per kernel, never changing."""
+        return self.id << 4 | node.id
+
+
+class ClusterSpec(Frozen):
+    """The whole cluster."""
+
+    name: Name
+    nodes: tuple[NodeSpec, ...] = Field(min_length=1)
+    hosts: tuple[HostSpec, ...] = ()
+    resources: tuple[ResourceSpec, ...] = ()
+
+    def node(self, name: str) -> NodeSpec:
+        """The node of that name; :class:`KeyError` if there is none."""
+        return next((n for n in self.nodes if n.name == name), None) or _missing(name)
+
+    def host(self, name: str) -> HostSpec:
+        """The host of that name; :class:`KeyError` if there is none."""
+        return next((h for h in self.hosts if h.name == name), None) or _missing(name)
+
+    def resource(self, name: str) -> ResourceSpec:
+        """The resource of that name; :class:`KeyError` if there is none."""
+        return next((r for r in self.resources if r.name == name), None) or _missing(name)
+
+    def serial(self, resource: ResourceSpec, volume: VolumeSpec) -> str:
+        """Unit serial number (VPD 0x80): the given one, or 32 hex digits that follow from the names."""
+        if volume.serial is not None:
+            return volume.serial
+        identity = f"{self.name}/{resource.name}/{volume.number}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+def _missing(name: str) -> NoReturn:
+    raise KeyError(name)

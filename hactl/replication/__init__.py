@@ -1,0 +1,1 @@
+"""DRBD: configuration, events2, roles."""

@@ -1,0 +1,342 @@
+"""DRBD of this node through drbd-utils; keeps :class:`hactl.replication.protocol.Replication`.
+
+drbd-utils 9 drives both kernels: on DRBD 8.4 it hands over to its compatible tools, whose ``primary``,
+``secondary`` and ``new-current-uuid`` take a minor where those of DRBD 9 take a resource (drbdsetup-8.4(8),
+drbdsetup-9.0(8)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import structlog
+
+from hactl.errors import Failed, HactlError, Refused, Unknown
+from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.replication import config, events2, metadata
+from hactl.replication.errors import refusal
+from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState
+from hactl.replication.stream import Lines, stream_lines
+from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
+
+log = structlog.get_logger(__name__)
+
+_EVENTS = ("drbdsetup", "events2", "--timestamps", "--statistics")
+# The code and not DRBD_KERNEL_VERSION, which the tools for 8.4 do not print: 0x090210 is 9.2.16.
+_KERNEL_VERSION = re.compile(r"^DRBD_KERNEL_VERSION_CODE=0x([0-9a-f]{6})$", re.MULTILINE)
+_UNKNOWN_RESOURCE = "(158)"
+_BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds to wait before an event stream is begun anew, by how many broke in a row before their dump was
+over."""
+
+
+class Drbd:
+    """DRBD on the node this runs on; ``node`` is its name in the specification, which must be its host name.
+
+    ``role_timeout`` bounds changes of role, in seconds; ``timeout`` everything else that does not copy data.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        config_dir: Path = Path("/etc/drbd.d"),
+        *,
+        node: str | None = None,
+        stream: Callable[[Sequence[str]], contextlib.AbstractAsyncContextManager[Lines]] = stream_lines,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        role_timeout: float = 20.0,
+        timeout: float = 30.0,
+    ) -> None:
+        self._runner = runner
+        self._config_dir = config_dir
+        self._node = node or os.uname().nodename
+        self._stream = stream
+        self._sleep = sleep
+        self._role_timeout = role_timeout
+        self._timeout = timeout
+        self._version: tuple[int, int, int] | None = None
+        self._peer_names: dict[str, str] = {}
+
+    # What is there
+
+    async def version(self) -> tuple[int, int, int]:
+        if self._version is None:
+            done = await self._run(["drbdadm", "--version"], "DRBD")
+            found = _KERNEL_VERSION.search(done.stdout)
+            code = int(found[1], 16) if found else 0
+            if not code:
+                raise Failed(
+                    "drbd-no-module",
+                    "the kernel module of DRBD is not loaded",
+                    "load it with 'modprobe drbd'",
+                )
+            self._version = code >> 16, code >> 8 & 0xFF, code & 0xFF
+        return self._version
+
+    async def observe(self) -> dict[str, ResourceState]:
+        done = await self._run([*_EVENTS, "--now"], "DRBD")
+        try:
+            return events2.fold(done.stdout.splitlines(), await self._peers())
+        except events2.StreamBrokenError as error:
+            raise Failed(
+                "drbd-bad-event", f"the state of DRBD cannot be read: {error}", "try again"
+            ) from None
+
+    async def watch(self) -> AsyncGenerator[dict[str, ResourceState]]:
+        broken = 0
+        while True:
+            # Nothing of a stream that ended is carried over: what happened meanwhile is not known.
+            folder = events2.Events2(await self._peers())
+            reason = "ended"
+            try:
+                async with self._stream(_EVENTS) as lines:
+                    async for line in lines:
+                        snapshot = folder.feed(line)
+                        if snapshot is not None:
+                            broken = 0
+                            yield snapshot
+            except (events2.StreamBrokenError, OSError) as error:
+                reason = str(error)
+            delay = _BACKOFF[min(broken, len(_BACKOFF) - 1)]
+            broken += 1
+            log.warning("drbd-events-restart", reason=reason, delay=delay)
+            await self._sleep(delay)
+
+    def device(self, minor: int) -> str:
+        return f"/dev/drbd{minor}"
+
+    async def _peers(self) -> dict[str, str]:
+        """Peer of each resource of hactl's on DRBD 8.4, which names no peers itself; kept up to date."""
+        if await self.version() < (9,):
+            for path in self._config_dir.glob(config.file_name("*")):
+                with contextlib.suppress(OSError):
+                    self._learn_peer(config.resource_of(path.name), path.read_text())
+        return self._peer_names
+
+    def _learn_peer(self, resource: str | None, text: str) -> None:
+        # A file by that name which hactl did not write is somebody's mistake, and says nothing of peers.
+        with contextlib.suppress(Failed):
+            peer = config.read_peer(text, self._node)
+            if resource is not None and peer is not None:
+                self._peer_names[resource] = peer
+
+    # Files
+
+    async def configured(self, cluster: ClusterSpec, resource: ResourceSpec) -> bool:
+        wanted = config.render(cluster, resource, await self.version())
+        try:
+            return self._path(resource.name).read_text() == wanted
+        except FileNotFoundError:
+            return False
+
+    async def write_config(self, cluster: ClusterSpec, resource: ResourceSpec) -> None:
+        text = config.render(cluster, resource, await self.version())
+        await asyncio.to_thread(_replace, self._path(resource.name), text)
+        if await self.version() < (9,):
+            # For the event stream that runs already, before the resource turns up in it.
+            self._learn_peer(resource.name, text)
+
+    async def remove_config(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._config_dir / config.file_name(name)
+
+    # Meta-data
+
+    async def has_metadata(self, resource: ResourceSpec, volume: int) -> bool:
+        minor, disk = self._local(resource, volume)
+        return await self._has_metadata(resource.name, minor, disk)
+
+    async def _has_metadata(self, name: str, minor: int, disk: str) -> bool:
+        # dstate first, since dump-md prints the whole bitmap; but only dump-md finds meta-data of a disk that
+        # was enlarged while it was not attached.
+        for command in ("dstate", "dump-md"):
+            done = await self._run(await self._meta(minor, disk, command), name, check=False)
+            text = done.stdout + done.stderr
+            if done.status == 0 or "unclean" in text:
+                return True
+            if "No valid meta data found" not in text:
+                break
+        else:
+            return False
+        if "Exclusive open failed" in text or "Device or resource busy" in text:
+            # An attached disk is claimed by DRBD, and then it carries meta-data.
+            for state in (await self.observe()).values():
+                if any(v.minor == minor and v.disk is not DiskState.DISKLESS for v in state.volumes.values()):
+                    return True
+            raise Refused(
+                "drbd-disk-busy",
+                f"resource {name}: {disk} is in use by something other than DRBD",
+                "free the disk, or name another one",
+            )
+        raise Failed("drbd-metadata", f"resource {name}: cannot read the meta-data of {disk}: {text.strip()}")
+
+    async def create_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        minor, disk = self._local(resource, volume)
+        if await self._has_metadata(resource.name, minor, disk):
+            raise Refused(
+                "drbd-metadata-exists",
+                f"resource {resource.name}: {disk} carries DRBD meta-data already",
+                f"if its data is of no use, wipe it with 'wipefs --all {disk}'",
+            )
+        peers = metadata.max_peers(resource, await self.version())
+        size = next(v.size for v in resource.volumes if v.number == volume)
+        await self._check_disk(resource.name, disk, metadata.required_disk_size(size, peers))
+        # Forced, or drbdmeta asks whether bytes that mean nothing to it may go. What would matter was ruled
+        # out.
+        argv = await self._meta(minor, disk, "create-md", force=True)
+        if await self.version() >= (9,):
+            argv.append(str(peers))
+        await self._run(argv, resource.name)
+
+    async def _check_disk(self, name: str, disk: str, needed: int) -> None:
+        argv = ["wipefs", "--no-act", "--noheadings", "--output", "TYPE", disk]
+        found = (await self._run(argv, name)).stdout.split()
+        if found:
+            raise Refused(
+                "drbd-disk-not-empty",
+                f"resource {name}: {disk} carries a signature of {', '.join(sorted(set(found)))}",
+                f"if its data is of no use, wipe it with 'wipefs --all {disk}'",
+            )
+        size = int((await self._run(["blockdev", "--getsize64", disk], name)).stdout)
+        if size < needed:
+            raise Refused(
+                "drbd-disk-too-small",
+                f"resource {name}: {disk} has {size} bytes, and the volume with meta-data needs {needed}",
+                "use a larger disk or a smaller volume",
+            )
+
+    async def _meta(self, minor: int, disk: str, command: str, *, force: bool = False) -> list[str]:
+        kind = ("v09", disk, "flex-internal") if await self.version() >= (9,) else ("v08", disk, "internal")
+        return ["drbdmeta", *(["--force"] if force else []), str(minor), *kind, command]
+
+    def _local(self, resource: ResourceSpec, number: int) -> tuple[int, str]:
+        for volume in resource.volumes:
+            if volume.number == number and self._node in volume.disks:
+                return resource.minor(volume), volume.disks[self._node]
+        raise Refused(
+            "drbd-no-disk",
+            f"resource {resource.name}: volume {number} has no disk on node {self._node}",
+        )
+
+    # Changes
+
+    async def up(self, name: str) -> None:
+        await self._run(["drbdadm", "adjust", name], name)
+
+    async def down(self, name: str) -> None:
+        done = await self._run(["drbdsetup", "down", name], name, check=False)
+        if done.status and _UNKNOWN_RESOURCE not in done.stderr:
+            raise refusal(done, name)
+
+    async def skip_initial_sync(self, name: str) -> None:
+        state = (await self.observe()).get(name)
+        reason = why_not_new(state)
+        if state is None or reason:
+            raise Refused("drbd-not-new", f"resource {name}: cannot skip the first copy: {reason}")
+        # What is observed may change until the kernel acts: it checks by itself that the data generation of
+        # the connected device is "just created", and refuses otherwise.
+        for volume in state.volumes.values():
+            await self._run(["drbdsetup", "new-current-uuid", "--clear-bitmap", str(volume.minor)], name)
+
+    async def primary(self, name: str) -> None:
+        if await self.version() >= (9,):
+            await self._role("primary", name, name)
+            return
+        done: list[str] = []
+        for minor in self._minors(name):
+            try:
+                await self._role("primary", minor, name)
+            except HactlError:
+                # 8.4 has a role for each volume; a resource that is half primary would belong to nobody.
+                for other in done:
+                    with contextlib.suppress(HactlError):
+                        await self._role("secondary", other, name)
+                raise
+            done.append(minor)
+
+    async def secondary(self, name: str) -> None:
+        if await self.version() >= (9,):
+            await self._role("secondary", name, name)
+            return
+        for minor in self._minors(name):
+            await self._role("secondary", minor, name)
+
+    async def _role(self, role: str, which: str, name: str) -> None:
+        # drbdsetup and not drbdadm, which would read all of the configuration first: this is part of every
+        # failover.
+        await self._run(["drbdsetup", role, which], name, timeout=self._role_timeout)
+
+    def _minors(self, name: str) -> list[str]:
+        try:
+            nodes = config.read_nodes(self._path(name).read_text())
+        except FileNotFoundError:
+            nodes = {}
+        if self._node not in nodes:
+            raise Refused(
+                "drbd-not-configured",
+                f"resource {name} is not configured on node {self._node}",
+                "wait until the agent has written its configuration",
+            )
+        return [str(volume.minor) for volume in nodes[self._node]]
+
+    async def resize(self, name: str) -> None:
+        await self._run(["drbdadm", "resize", name], name)
+
+    async def _run(
+        self, argv: list[str], name: str, *, timeout: float | None = None, check: bool = True
+    ) -> Completed:
+        try:
+            return await self._runner.run(argv, timeout=timeout or self._timeout, check=check)
+        except CommandTimeout as error:
+            raise Unknown("drbd-timeout", f"resource {name}: {error}", "observe it, then try again") from None
+        except CommandFailed as error:
+            raise refusal(error.completed, name) from None
+
+
+def why_not_new(state: ResourceState | None) -> str:
+    """Why the first copy cannot be left out, or an empty string."""
+    if state is None or not state.volumes:
+        return "it is not configured in the kernel"
+    for number, volume in state.volumes.items():
+        if volume.disk is not DiskState.INCONSISTENT:
+            return f"volume {number} is {volume.disk} here"
+    for connection in state.connections.values():
+        if connection.state is not ConnectionState.CONNECTED:
+            return f"the connection to {connection.peer} is {connection.state}"
+        for number, peer in connection.volumes.items():
+            if peer.disk not in (DiskState.INCONSISTENT, DiskState.DISKLESS):
+                return f"volume {number} is {peer.disk} on {connection.peer}"
+            if peer.replication is not ReplicationState.ESTABLISHED:
+                return f"volume {number} is {peer.replication} with {connection.peer}"
+    if not state.connections:
+        return "it has no connection"
+    return ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a machine after a power loss, sees the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name that does not end in .res, so that drbdadm never reads half a file.
+    with NamedTemporaryFile("w", dir=path.parent, prefix=".hactl-", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

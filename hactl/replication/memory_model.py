@@ -1,0 +1,65 @@
+"""What the in-memory twin of DRBD keeps of each disk and each node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hactl.model.spec import ResourceSpec
+from hactl.replication.state import Role
+
+JUST_CREATED = 0
+"""The data generation of fresh meta-data."""
+
+
+@dataclass
+class MetaData:
+    """What outlives a crash. ``dirty`` holds the blocks a peer misses, or None for all of them."""
+
+    generation: int = JUST_CREATED
+    ancestors: frozenset[int] = frozenset()
+    consistent: bool = False
+    outdated: bool = False
+    dirty: dict[str, set[int] | None] = field(default_factory=dict)
+
+
+@dataclass
+class Disk:
+    """A backing disk: its blocks outlive crashes, and so does what it is used for."""
+
+    size: int = 1 << 40
+    blocks: dict[int, str] = field(default_factory=dict)
+    metadata: MetaData | None = None
+    signature: str | None = None
+    failed: bool = False
+
+
+@dataclass
+class Replica:
+    """One volume of a resource that is up on a node."""
+
+    minor: int
+    disk: Disk | None
+    size: int | None = None
+    opens: int = 0
+    syncing_from: str | None = None
+
+
+@dataclass
+class Instance:
+    """A resource that is up on a node."""
+
+    spec: ResourceSpec
+    role: Role = Role.SECONDARY
+    quorum: bool = True
+    replicas: dict[int, Replica] = field(default_factory=dict)
+    standalone: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Node:
+    """What a node's kernel knows; ``files`` are its resource files, which outlive a crash."""
+
+    name: str
+    alive: bool = True
+    instances: dict[str, Instance] = field(default_factory=dict)
+    files: dict[str, tuple[str, ResourceSpec]] = field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""What the agent asks of DRBD; kept by ``drbd.Drbd`` (drbd-utils) and ``memory.MemoryDrbd``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.replication.state import ResourceState
+
+
+class Replication(Protocol):
+    """DRBD on one node. Refusals by DRBD raise :class:`hactl.errors.Refused` with DRBD's own reason,
+    time-outs raise :class:`hactl.errors.Unknown`."""
+
+    async def version(self) -> tuple[int, int, int]:
+        """Version of the kernel module, such as (8, 4, 11) or (9, 2, 16)."""
+        ...
+
+    async def observe(self) -> dict[str, ResourceState]:
+        """Every resource that is configured in this node's kernel, by name; others' resources included."""
+        ...
+
+    def watch(self) -> AsyncIterator[dict[str, ResourceState]]:
+        """The same at once and then again after each change, until the iterator is closed. A stream that
+        breaks is begun anew and what was known before is forgotten."""
+        ...
+
+    def device(self, minor: int) -> str:
+        """Path of a minor's block device."""
+        ...
+
+    async def configured(self, cluster: ClusterSpec, resource: ResourceSpec) -> bool:
+        """Whether the resource file on disk is exactly what the specification asks for."""
+        ...
+
+    async def write_config(self, cluster: ClusterSpec, resource: ResourceSpec) -> None:
+        """Write the resource file, atomically; the kernel is not touched."""
+        ...
+
+    async def remove_config(self, name: str) -> None:
+        """Remove a resource file that ``write_config`` wrote; no file is no error."""
+        ...
+
+    async def has_metadata(self, resource: ResourceSpec, volume: int) -> bool:
+        """Whether the local disk of a volume carries DRBD meta-data."""
+        ...
+
+    async def create_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        """Write fresh meta-data to the local disk of a volume. Never over existing meta-data or a file
+        system."""
+        ...
+
+    async def up(self, name: str) -> None:
+        """Attach and connect; brings a partly configured resource to the state of its file (drbdadm
+        adjust)."""
+        ...
+
+    async def down(self, name: str) -> None:
+        """Disconnect, detach and remove from the kernel; not configured is no error."""
+        ...
+
+    async def skip_initial_sync(self, name: str) -> None:
+        """Declare all replicas of a brand-new, connected, Inconsistent/Inconsistent resource equal without
+        copying (new-current-uuid --clear-bitmap); refused if there is any data generation already."""
+        ...
+
+    async def primary(self, name: str) -> None:
+        """Become primary; never forced."""
+        ...
+
+    async def secondary(self, name: str) -> None:
+        """Become secondary; refused while the device is open."""
+        ...
+
+    async def resize(self, name: str) -> None:
+        """Grow to the size the backing disks of all replicas now offer; all must be connected."""
+        ...

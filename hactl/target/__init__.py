@@ -1,0 +1,1 @@
+"""LIO: desired tree (pure), configfs, device-mapper gate."""

@@ -1,0 +1,1 @@
+"""The lab: a cluster of real machines on one host."""

@@ -1,0 +1,100 @@
+"""``make demo``: boots a cluster, exports a replicated LUN, and moves it between nodes while a client writes to it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lab import plot, product, story
+from lab.api import Lab
+
+console = Console()
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Say what is being done and how long it took."""
+    begun = time.monotonic()
+    console.print(f"• {text} …")
+    yield
+    console.print(f"  done in {time.monotonic() - begun:.1f} s")
+
+
+def start(machines: str) -> Lab:
+    """The lab, with a bar while images are built."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("lab", total=1.0)
+
+        def show(text: str, done: float) -> None:
+            bar.update(task, description=text[:60], completed=done)
+
+        return Lab.up("demo", fresh=True, kinds=machines, progress=show)
+
+
+def run(lab: Lab, count: int, out: Path) -> None:
+    """The story, told as it happens."""
+    client = lab["c1"]
+    with step("installing hactl from the working tree"):
+        product.install(lab)
+    with step("starting the agents with one specification: LUN r0, replicated on n1 and n2"):
+        story.start_agents(lab, story.specification(lab))
+        story.wait_until_ready(lab)
+    with step("promoting r0 on n1"):
+        lab["n1"].succeed("hactl promote r0")
+        story.wait_until_ready(lab)
+    with step("logging the client in on both nodes"):
+        device = story.attach(lab)
+    console.print(client.succeed("multipath -ll"), markup=False, highlight=False)
+    load = story.Load(client, device)
+    measured: list[story.Switchover] = []
+    with step(f"{count} switchovers under fio --verify"):
+        load.start()
+        time.sleep(2)
+        for number in range(1, count + 1):
+            source, destination = ("n1", "n2") if number % 2 else ("n2", "n1")
+            measured.append(story.switchover(lab, number, source, destination))
+            story.wait_until_paths(client, active=destination, lab=lab)
+            time.sleep(1)
+        report = load.stop()
+    table = Table("#", "to", "command", "pause seen by the client")
+    for moved in measured:
+        pause = report.pause(moved.begin, moved.end)
+        table.add_row(str(moved.number), moved.to, f"{moved.command * 1000:.0f} ms", f"{pause * 1000:.0f} ms")
+    console.print(table)
+    console.print(f"fio: {report.writes} writes, {report.reads} blocks verified, error {report.error}")
+    picture = plot.pauses(report, measured, out / "switchovers.png")
+    console.print(f"plot: {picture}")
+    if report.error:
+        raise SystemExit("the client saw an I/O error")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machines", choices=("auto", "qemu"), default="auto")
+    parser.add_argument("--switchovers", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    options = parser.parse_args()
+    options.out.mkdir(exist_ok=True)
+    with step("booting three storage nodes and a client (the first time, their images are built: some minutes)"):
+        lab = start(options.machines)
+    with lab:
+        try:
+            run(lab, options.switchovers, options.out)
+        except BaseException:
+            folder = story.keep_evidence(lab, options.out / "evidence" / "demo")
+            console.print(f"what all machines looked like is in {folder.resolve()}", style="red")
+            raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

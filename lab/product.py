@@ -1,0 +1,79 @@
+"""Puts the working tree's hactl on the nodes of a lab, without touching their images."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from lab.api import Lab, Machine, in_parallel
+from lab.layout import MachineSpec, machines
+
+TREE = Path(__file__).parent.parent
+SITE = "/opt/hactl/venv/lib/python3.13/site-packages"
+
+
+@cache
+def _archive() -> bytes:
+    """hactl and its tests as a compressed tar file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
+        def keep(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            entry.uid = entry.gid = 0
+            return None if "__pycache__" in entry.name else entry
+
+        for folder in ("hactl", "tests", "ocf"):
+            if (TREE / folder).exists():
+                archive.add(TREE / folder, folder, filter=keep)
+        archive.add(TREE / "pyproject.toml", "pyproject.toml", filter=keep)
+    return buffer.getvalue()
+
+
+def install(lab: Lab) -> None:
+    """hactl on every node, its unit file, and certificates of an authority made for this lab."""
+    authority = lab.folder / "tls"
+    if not authority.exists():
+        _make_authority(authority)
+    in_parallel(*(lambda m=machine: _install_one(m, authority) for machine in lab.nodes))
+
+
+def _install_one(machine: Machine, authority: Path) -> None:
+    machine.write("/root/hactl.tar.gz", _archive())
+    machine.succeed(
+        "rm -rf /opt/hactl/src && mkdir -p /opt/hactl/src && tar -xzf /root/hactl.tar.gz -C /opt/hactl/src"
+        f" && echo /opt/hactl/src > {SITE}/hactl.pth"
+        " && cp /opt/hactl/src/hactl/agents/*.service /etc/systemd/system/ && systemctl daemon-reload"
+    )
+    for local, remote, mode in (
+        ("ca.crt", "ca.crt", 0o644), (f"{machine.name}.crt", "node.crt", 0o644), (f"{machine.name}.key", "node.key", 0o600)
+    ):  # fmt: skip
+        machine.write(f"/etc/hactl/tls/{remote}", (authority / local).read_bytes(), mode)
+
+
+def _make_authority(folder: Path) -> None:
+    """An authority and a certificate for each possible node, with its name and cluster address."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "tls"
+        made.mkdir(mode=0o700)
+
+        def openssl(*arguments: str) -> None:
+            subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=made)
+
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650")
+        openssl("req", "-x509", *key, "-subj", "/CN=hactl lab", "-keyout", "ca.key", "-out", "ca.crt")
+        for spec in machines(9, client=False):
+            address = _plain(spec)
+            openssl("req", *key[:4], "-nodes", "-subj", f"/CN={spec.name}", "-keyout", f"{spec.name}.key", "-out", "csr")
+            (made / "ext").write_text(
+                f"subjectAltName=DNS:{spec.name},IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n"
+            )
+            openssl("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3650",
+                    "-extfile", "ext", "-out", f"{spec.name}.crt")  # fmt: skip
+        made.rename(folder)
+
+
+def _plain(spec: MachineSpec) -> str:
+    return spec.addresses("cluster")[0].partition("/")[0]

@@ -1,0 +1,225 @@
+"""The main story on a running lab: a replicated LUN that changes nodes while a client writes to it.
+
+Used by the demo, by the lab tests and by benchmarks; nothing here asserts anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.api import Lab, Machine, in_parallel
+from lab.layout import Kind
+
+INITIATOR = "iqn.2026-11.io.hactl.lab:c1"
+TARGET = "iqn.2026-11.io.hactl.lab:r0"
+PROBLEM_EVIDENCE = {
+    "journal": "journalctl --no-pager -o short-precise",
+    "drbd": "drbdadm status; cat /proc/drbd; drbdsetup events2 --now --statistics",
+    "dm": "dmsetup table; dmsetup info -c; dmsetup status",
+    "configfs": "find /sys/kernel/config/target -type f -readable ! -path '*auth*' ! -path '*statistics*'"
+    " -exec sh -c 'for f; do echo \"$f: $(head -c 400 $f 2>&1 | tr \"\\n\" \" \")\"; done' _ {} +"
+    "; find /sys/kernel/config/target -type l",
+    "crm_mon": "crm_mon -1 -rnfA 2>&1",
+    "hactl": "hactl status --json 2>&1; hactl plan 2>&1; ls -la /var/lib/hactl /run/hactl",
+    "multipath": "multipath -ll 2>&1; iscsiadm -m session -P 3 2>&1",
+    "kernel": "dmesg",
+    "processes": "ps axfww -o pid,ppid,stat,wchan:20,etime,args",
+}
+"""What is kept of every machine when something failed: file name → command."""
+
+
+def disk(lab: Lab, name: str) -> str:
+    """Path of a node's disk for replicas."""
+    kind = next(m["kind"] for m in lab.status()["machines"] if m["name"] == name)
+    return "/dev/ubdb" if kind == Kind.UML else "/dev/vdb"
+
+
+def specification(lab: Lab, size: str = "512M") -> str:
+    """A cluster of the lab's nodes with one resource, r0, on n1 and n2."""
+    def plain(name: str, network: str, which: int = 0) -> str:
+        status = next(m for m in lab.status()["machines"] if m["name"] == name)
+        return str(status["addresses"][network][which]).partition("/")[0]
+
+    nodes = "".join(
+        f"  - name: {m.name}\n    id: {number}\n    addresses:\n"
+        f"      cluster: {plain(m.name, 'cluster')}\n      replication: {plain(m.name, 'replication')}\n"
+        f"      storage: [{plain(m.name, 'storage')}, '{plain(m.name, 'storage', 1)}']\n"
+        for number, m in enumerate(lab.nodes, 1)
+    )
+    return (
+        f"name: lab\nnodes:\n{nodes}"
+        f"hosts:\n  - name: c1\n    initiators: [{INITIATOR}]\n"
+        f"resources:\n  - name: r0\n    id: 1\n    iqn: {TARGET}\n    nodes: [n1, n2]\n    hosts: [c1]\n"
+        f"    volumes:\n      - number: 0\n        lun: 0\n        size: {size}\n"
+        f"        disks: {{n1: {disk(lab, 'n1')}, n2: {disk(lab, 'n2')}}}\n"
+    )
+
+
+def status(machine: Machine) -> dict[str, object]:
+    """What a node's agent says of itself and its resources."""
+    result: dict[str, object] = json.loads(machine.succeed("hactl status --json"))
+    return result
+
+
+def start_agents(lab: Lab, text: str) -> None:
+    """Give every node the specification and start its agent; wait until nothing is left to do."""
+    def one(machine: Machine) -> None:
+        machine.write("/etc/hactl/cluster.yaml", text, 0o600)
+        machine.succeed("systemctl restart hactl-agent.service", timeout=120)
+
+    in_parallel(*(lambda m=m: one(m) for m in lab.nodes))
+
+
+def wait_until_ready(lab: Lab, timeout: float = 120) -> None:
+    """Both replicas UpToDate and nothing pending on any node."""
+    end = time.monotonic() + timeout
+    while True:
+        told = [json.loads(m.succeed("hactl status --json")) for m in lab.nodes]
+        resources = [r for node in told for r in node["resources"]]
+        if resources and all(
+            not r["pending"] and all(v["disk"] in ("UpToDate", None) for v in r["volumes"]) for r in resources
+        ):
+            return
+        if time.monotonic() > end:
+            raise TimeoutError(f"not ready after {timeout:g} s: {json.dumps(told)}")
+
+
+def attach(lab: Lab, paths: int = 2) -> str:
+    """Log the client in to every node's portal; the multipath device's path, once it has all its paths."""
+    client = lab["c1"]
+    portals = [m["addresses"]["storage"][0].partition("/")[0] for m in lab.status()["machines"] if m["name"] in ("n1", "n2")]
+    dropin = lab["n1"].succeed("hactl multipath-conf")
+    client.write("/etc/multipath/conf.d/hactl.conf", dropin)
+    client.write("/etc/multipath.conf", "defaults {\n\tuser_friendly_names yes\n\tfind_multipaths no\n}\n")
+    client.write("/etc/iscsi/initiatorname.iscsi", f"InitiatorName={INITIATOR}\n", 0o600)
+    client.succeed("systemctl restart iscsid.socket multipathd.service", timeout=120)
+    for portal in portals:
+        client.succeed(f"iscsiadm -m discovery -t sendtargets -p {portal}", timeout=60)
+    client.succeed("iscsiadm -m node --login", timeout=60)
+    client.wait_until_succeeds(f'[ "$(multipathd show paths raw format "%d %t %o" | grep -c "active.*running")" -ge {paths} ]')
+    name = client.wait_until_succeeds("multipathd show maps raw format %n | head -1 | grep .").strip()
+    return f"/dev/mapper/{name}"
+
+
+@dataclass(frozen=True)
+class PathState:
+    """One path as multipathd sees it: portal address, checker state (``ready``, ``ghost``, ``faulty`` …), priority."""
+
+    portal: str
+    device: str
+    checker: str
+    priority: int
+
+
+def paths(client: Machine) -> list[PathState]:
+    """All paths of the client."""
+    text = client.succeed("multipathd show paths raw format '%R|%d|%T|%p|%i|%a'")
+    found = []
+    for line in text.splitlines():
+        fields = [f.strip() for f in line.split("|")]
+        address = client.succeed(
+            f"readlink -f /sys/block/{fields[1]}/device | grep -o 'session[0-9]*' | head -1 |"
+            " xargs -I{} sh -c 'cat /sys/class/iscsi_session/{}/device/connection*/iscsi_connection/*/persistent_address'"
+        ).strip()
+        found.append(PathState(address, fields[1], fields[2], int(fields[3] or 0)))
+    return found
+
+
+def wait_until_paths(client: Machine, *, active: str, lab: Lab, timeout: float = 60) -> list[PathState]:
+    """Wait until the path to ``active`` is usable and every other one is a ghost (standby)."""
+    portal = next(m for m in lab.status()["machines"] if m["name"] == active)["addresses"]["storage"][0].partition("/")[0]
+    end = time.monotonic() + timeout
+    while True:
+        seen = paths(client)
+        good = {p.portal: p.checker for p in seen}
+        if good and all(checker == ("ready" if where == portal else "ghost") for where, checker in good.items()):
+            return seen
+        if time.monotonic() > end:
+            raise TimeoutError(f"paths of {client.name} after {timeout:g} s with {active} active: {seen}")
+        time.sleep(0.1)
+
+
+class Load:
+    """fio on the client, writing and verifying what it wrote, with every write's latency in a log."""
+
+    LOG = "/root/load"
+
+    def __init__(self, client: Machine, device: str, rate: int = 100) -> None:
+        self.client = client
+        self.device = device
+        self.rate = rate
+
+    def start(self, seconds: int = 3600) -> None:
+        """Write and verify until ``stop``."""
+        self.client.succeed(f"rm -f {self.LOG}*")
+        job = (
+            f"fio --name=load --filename={self.device} --rw=randwrite --bs=4k --size=64M --direct=1 --ioengine=libaio"
+            f" --iodepth=4 --rate_iops={self.rate},{self.rate} --time_based --runtime={seconds}"
+            " --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0"
+            f" --write_lat_log={self.LOG} --log_unix_epoch=1 --output-format=json --output={self.LOG}.json"
+        )
+        self.client.succeed(f"systemd-run --unit=load --collect --service-type=exec {job}")
+        self.client.wait_until_succeeds(f"[ -s {self.LOG}_clat.1.log ] || pgrep -x fio", timeout=60)
+
+    def stop(self) -> LoadReport:
+        """End it as by Ctrl-C and tell how it went."""
+        self.client.succeed("systemctl kill --signal=INT load.service")
+        self.client.wait_until_succeeds("! pgrep -x fio", timeout=120)
+        text = self.client.succeed(f"cat {self.LOG}.json")
+        job = json.loads(text[text.index("{"):])["jobs"][0]
+        log = self.client.succeed(f"cat {self.LOG}_clat.1.log")
+        samples = []
+        for line in log.splitlines():
+            fields = re.split(r",\s*", line)
+            samples.append((int(fields[0]) / 1000, int(fields[1]) / 1e9, int(fields[2])))
+        return LoadReport(job["error"], job["write"]["total_ios"], job["read"]["total_ios"], tuple(samples))
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What fio saw: its error number, I/O counts, and (completion in s since 1970, latency in s, 0 read or 1 write)."""
+
+    error: int
+    writes: int
+    reads: int
+    samples: tuple[tuple[float, float, int], ...]
+
+    def pause(self, begin: float, end: float) -> float:
+        """The longest time without a completed I/O that touches the span, in seconds."""
+        times = sorted(t for t, _, _ in self.samples)
+        gaps = [(b - a) for a, b in zip(times, times[1:], strict=False) if b >= begin and a <= end]
+        return max(gaps, default=float("nan"))
+
+
+@dataclass(frozen=True)
+class Switchover:
+    """One planned switchover as measured: where to, when by the client's clock, how long the command took."""
+
+    number: int
+    to: str
+    begin: float
+    end: float
+    command: float
+
+
+def clock(machine: Machine) -> float:
+    """The machine's clock, seconds since 1970."""
+    return float(machine.succeed("date +%s.%N"))
+
+
+def switchover(lab: Lab, number: int, via: str, to: str) -> Switchover:
+    """Order a switchover at node ``via``."""
+    begin = clock(lab["c1"])
+    started = time.monotonic()
+    lab[via].succeed(f"hactl switchover r0 --to {to}", timeout=60)
+    seconds = time.monotonic() - started
+    return Switchover(number, to, begin, clock(lab["c1"]), seconds)
+
+
+def keep_evidence(lab: Lab, folder: Path) -> Path:
+    """Everything one wants to see after a failure, of every machine, in one folder."""
+    return lab.collect(folder, PROBLEM_EVIDENCE)

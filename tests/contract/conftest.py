@@ -1,0 +1,91 @@
+"""The adapters that contract tests run on: always the twins, and with HACTL_REAL=1 the real ones too.
+
+HACTL_REAL=1 is for a lab node with LIO's modules loaded and nothing to lose: objects are made and removed
+under the names below only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hactl.errors import Failed
+from hactl.target.configfs import ConfigFs, RealConfigFs
+from hactl.target.memory import MemoryConfigFs
+from hactl.target.tree import DEFAULT_GROUP, HBA_BASE, HBA_END
+
+REAL = os.environ.get("HACTL_REAL") == "1"
+IQN = "iqn.2026-11.org.example.contract:"
+
+
+@pytest.fixture(params=["memory", *(["real"] if REAL else [])])
+def configfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ConfigFs]:
+    """LIO's tree, without any object of the tests' before and after."""
+    fs: ConfigFs
+    if request.param == "memory":
+        fs = MemoryConfigFs(lambda path: path != "/dev/none")
+    else:
+        fs = RealConfigFs(ledger=tmp_path / "ledger")
+        if not fs.exists("iscsi"):
+            fs.mkdir("iscsi")
+    wipe(fs)
+    try:
+        yield fs
+    finally:
+        wipe(fs)
+
+
+@pytest.fixture
+def real_configfs(tmp_path: Path) -> Iterator[RealConfigFs]:
+    """The kernel's tree; only for tests that are skipped without HACTL_REAL=1."""
+    fs = RealConfigFs(ledger=tmp_path / "ledger")
+    wipe(fs)
+    try:
+        yield fs
+    finally:
+        wipe(fs)
+
+
+def wipe(fs: ConfigFs) -> None:
+    """Remove all objects of the tests', in whatever state they were left."""
+    for iqn in (n for n in fs.listdir("iscsi") if n.startswith(IQN)):
+        for tpg in (f"iscsi/{iqn}/{n}" for n in fs.listdir(f"iscsi/{iqn}") if n.startswith("tpgt_")):
+            _wipe_tpg(fs, tpg)
+        fs.rmdir(f"iscsi/{iqn}")
+        fs.release(iqn)
+    for hba in fs.listdir("core"):
+        number = hba.rpartition("_")[2]
+        if not number.isdigit() or not HBA_BASE <= int(number) < HBA_END:
+            continue
+        for name in fs.listdir(f"core/{hba}"):
+            if name in ("hba_info", "hba_mode"):
+                continue
+            for group in fs.listdir(f"core/{hba}/{name}/alua"):
+                if group != DEFAULT_GROUP:
+                    fs.rmdir(f"core/{hba}/{name}/alua/{group}")
+            fs.rmdir(f"core/{hba}/{name}")
+        fs.rmdir(f"core/{hba}")
+
+
+def _wipe_tpg(fs: ConfigFs, tpg: str) -> None:
+    # A portal group that is disabled already may refuse; whether it was disabled shows in what follows.
+    with contextlib.suppress(Failed):
+        fs.write(f"{tpg}/enable", "0")
+    for acl in (f"{tpg}/acls/{n}" for n in fs.listdir(f"{tpg}/acls")):
+        _wipe_luns(fs, acl)
+        fs.rmdir(acl)
+    _wipe_luns(fs, f"{tpg}/lun")
+    for portal in fs.listdir(f"{tpg}/np"):
+        fs.rmdir(f"{tpg}/np/{portal}")
+    fs.rmdir(tpg)
+
+
+def _wipe_luns(fs: ConfigFs, path: str) -> None:
+    for lun in (f"{path}/{n}" for n in fs.listdir(path) if n.startswith("lun_")):
+        for link in fs.links(lun):
+            fs.unlink(f"{lun}/{link}")
+        fs.rmdir(lun)

@@ -1,0 +1,278 @@
+"""What holds for every implementation of Replication: in memory, and with HACTL_REAL=1 (as root, on a node
+with DRBD loaded) for drbd-utils and the kernel, with a loop device or the disk HACTL_SCRATCH, which it wipes.
+
+One node of two is there; what takes two is tested on whole clusters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from hactl.errors import Refused
+from hactl.model.spec import Addresses, ClusterSpec, NodeSpec, ResourceSpec, VolumeSpec
+from hactl.replication.drbd import Drbd
+from hactl.replication.memory import MemoryDrbd
+from hactl.replication.memory_cluster import MemoryDrbdCluster
+from hactl.replication.protocol import Replication
+from hactl.replication.state import ConnectionState, DiskState, Role
+from hactl.runner import SubprocessRunner
+
+REAL = os.environ.get("HACTL_REAL") == "1"
+NAME = "hactl-contract"
+PEER = "elsewhere"
+
+
+def specification(node: str, disk: str) -> tuple[ClusterSpec, ResourceSpec]:
+    def addresses(address: str) -> Addresses:
+        ip = ip_address(address)
+        return Addresses(cluster=ip, replication=ip, storage=(ip,))
+
+    resource = ResourceSpec(
+        name=NAME,
+        id=4000,
+        iqn="iqn.2025-01.org.example:contract",
+        nodes=(node, PEER),
+        volumes=(VolumeSpec(number=0, lun=0, size=4 << 20, disks={node: disk, PEER: "/dev/vdz"}),),
+        port=7999,
+    )
+    nodes = (
+        NodeSpec(name=node, id=1, addresses=addresses("127.0.0.1")),
+        NodeSpec(name=PEER, id=2, addresses=addresses("127.0.0.2")),
+    )
+    return ClusterSpec(name="contract", nodes=nodes, resources=(resource,)), resource
+
+
+class Rig(Protocol):
+    @property
+    def drbd(self) -> Replication: ...
+
+    @property
+    def cluster(self) -> ClusterSpec: ...
+
+    @property
+    def resource(self) -> ResourceSpec: ...
+
+    async def mark_disk(self) -> None:
+        """Put a file system's signature on the disk."""
+        ...
+
+    async def force_primary(self) -> None:
+        """Make the only replica up to date and primary, as an operator would."""
+        ...
+
+    def opened(self) -> contextlib.AbstractContextManager[None]:
+        """Have the device open for writing."""
+        ...
+
+
+class MemoryRig:
+    def __init__(self) -> None:
+        self.cluster, self.resource = specification("n1", "/dev/vdb")
+        self.world = MemoryDrbdCluster(("n1", PEER))
+        self.drbd = MemoryDrbd(self.world, "n1")
+
+    async def mark_disk(self) -> None:
+        self.world.disk("n1", "/dev/vdb").signature = "ext4"
+
+    async def force_primary(self) -> None:
+        data = self.world.disk("n1", "/dev/vdb").metadata
+        assert data is not None
+        data.consistent = True
+        data.generation = self.world.new_generation()
+        await self.drbd.primary(NAME)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        self.world.open("n1", NAME, 0)
+        yield
+        self.world.release("n1", NAME, 0)
+
+
+class RealRig:
+    def __init__(self, disk: str) -> None:
+        self.disk = disk
+        self.cluster, self.resource = specification(os.uname().nodename, disk)
+        self.runner = SubprocessRunner()
+        self.drbd = Drbd(self.runner)
+
+    async def mark_disk(self) -> None:
+        await self.runner.run(["mkswap", self.disk])
+
+    async def force_primary(self) -> None:
+        minor = self.resource.minor(self.resource.volumes[0])
+        which = NAME if await self.drbd.version() >= (9,) else str(minor)
+        await self.runner.run(["drbdsetup", "primary", "--force", which])
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        minor = self.resource.minor(self.resource.volumes[0])
+        with Path(self.drbd.device(minor)).open("r+b", buffering=0):
+            yield
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param(
+            "real", marks=[pytest.mark.real, pytest.mark.skipif(not REAL, reason="HACTL_REAL is not 1")]
+        ),
+    ]
+)
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    if request.param == "memory":
+        yield MemoryRig()
+        return
+    runner = SubprocessRunner()
+    scratch = os.environ.get("HACTL_SCRATCH")
+    loop = ""
+    if scratch is None:
+        image = tmp_path / "disk"
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        loop = (await runner.run(["losetup", "--find", "--show", str(image)])).stdout.strip()
+    real = RealRig(scratch or loop)
+    await runner.run(["wipefs", "--all", real.disk])
+    try:
+        yield real
+    finally:
+        await real.drbd.down(NAME)
+        await real.drbd.remove_config(NAME)
+        # The kernel lets go of the disk a moment after it said that the resource is down.
+        async with asyncio.timeout(10):
+            while (await runner.run(["wipefs", "--all", real.disk], check=False)).status:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nothing tells
+        if loop:
+            await runner.run(["losetup", "--detach", loop])
+
+
+async def bring_up(rig: Rig) -> None:
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    await rig.drbd.create_metadata(rig.resource, 0)
+    await rig.drbd.up(NAME)
+
+
+async def test_the_version_is_one_of_drbds(rig: Rig) -> None:
+    assert (await rig.drbd.version())[0] in (8, 9)
+
+
+async def test_the_resource_file(rig: Rig) -> None:
+    assert not await rig.drbd.configured(rig.cluster, rig.resource)
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    assert await rig.drbd.configured(rig.cluster, rig.resource)
+    other = rig.resource.model_copy(update={"port": 7998})
+    assert not await rig.drbd.configured(rig.cluster, other)
+    await rig.drbd.remove_config(NAME)
+    await rig.drbd.remove_config(NAME)
+    assert not await rig.drbd.configured(rig.cluster, rig.resource)
+
+
+async def test_meta_data_is_made_once(rig: Rig) -> None:
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    assert not await rig.drbd.has_metadata(rig.resource, 0)
+    await rig.drbd.create_metadata(rig.resource, 0)
+    assert await rig.drbd.has_metadata(rig.resource, 0)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.create_metadata(rig.resource, 0)
+    assert caught.value.code == "drbd-metadata-exists"
+    await rig.drbd.up(NAME)
+    assert await rig.drbd.has_metadata(rig.resource, 0), "also while it is attached"
+
+
+async def test_a_disk_with_a_signature_is_not_touched(rig: Rig) -> None:
+    await rig.mark_disk()
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.create_metadata(rig.resource, 0)
+    assert caught.value.code == "drbd-disk-not-empty"
+    assert not await rig.drbd.has_metadata(rig.resource, 0)
+
+
+async def test_without_meta_data_it_does_not_come_up(rig: Rig) -> None:
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.up(NAME)
+    assert caught.value.code == "drbd-no-metadata"
+
+
+async def test_a_new_replica_is_inconsistent_and_waits_for_its_peer(rig: Rig) -> None:
+    await bring_up(rig)
+    state = (await rig.drbd.observe())[NAME]
+    assert (state.role, state.suspended) == (Role.SECONDARY, "no")
+    volume = state.volumes[0]
+    assert volume.minor == rig.resource.minor(rig.resource.volumes[0])
+    assert volume.disk is DiskState.INCONSISTENT
+    assert volume.size is not None
+    assert volume.size >= 4 << 20
+    assert set(state.connections) == {PEER}
+    assert state.connections[PEER].state in (ConnectionState.CONNECTING, ConnectionState.UNCONNECTED)
+    assert state.connections[PEER].role is Role.UNKNOWN
+
+
+async def test_up_and_down_may_be_repeated(rig: Rig) -> None:
+    await bring_up(rig)
+    await rig.drbd.up(NAME)
+    await rig.drbd.down(NAME)
+    await rig.drbd.down(NAME)
+    assert NAME not in await rig.drbd.observe()
+
+
+async def test_no_promotion_without_up_to_date_data(rig: Rig) -> None:
+    await bring_up(rig)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.primary(NAME)
+    assert caught.value.code == "drbd-not-uptodate"
+    assert (await rig.drbd.observe())[NAME].role is Role.SECONDARY
+
+
+async def test_the_first_copy_is_not_skipped_without_the_peer(rig: Rig) -> None:
+    await bring_up(rig)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.skip_initial_sync(NAME)
+    assert caught.value.code == "drbd-not-new"
+
+
+async def test_roles(rig: Rig) -> None:
+    await bring_up(rig)
+    await rig.force_primary()
+    assert (await rig.drbd.observe())[NAME].role is Role.PRIMARY
+    assert (await rig.drbd.observe())[NAME].up_to_date
+    with rig.opened():
+        for change in (rig.drbd.secondary, rig.drbd.down):
+            with pytest.raises(Refused) as caught:
+                await change(NAME)
+            assert caught.value.code == "drbd-in-use"
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.primary(NAME)
+    await rig.drbd.primary(NAME)
+    assert (await rig.drbd.observe())[NAME].role is Role.PRIMARY
+    await rig.drbd.secondary(NAME)
+
+
+async def test_roles_of_what_is_not_up(rig: Rig) -> None:
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    for change in (rig.drbd.primary, rig.drbd.secondary):
+        with pytest.raises(Refused):
+            await change(NAME)
+
+
+async def test_watch_shows_the_state_at_once_and_each_change(rig: Rig) -> None:
+    await bring_up(rig)
+    async with contextlib.aclosing(rig.drbd.watch()) as watch:  # type: ignore[type-var]
+        assert (await anext(watch))[NAME].role is Role.SECONDARY
+        await rig.force_primary()
+        async for states in watch:
+            if states[NAME].role is Role.PRIMARY and states[NAME].up_to_date:
+                break
+        await rig.drbd.secondary(NAME)
+        await rig.drbd.down(NAME)
+        async for states in watch:
+            if NAME not in states:
+                break
