@@ -34,10 +34,9 @@ defaults {{
 
 devices {{
     device {{
-        # What LIO reports in INQUIRY. Both are regular expressions. The product is the backstore's type
-        # or name, so everything is matched; that includes targets of LIO that are not hactl's.
-        # These settings are right for any LIO target with implicit ALUA.
-        vendor "LIO-ORG"
+        # What hactl's units report in INQUIRY; both are regular expressions. The vendor is not LIO's own
+        # "LIO-ORG", for which multipath-tools has a built-in entry that does not fit.
+        vendor "HACTL"
         product "{product}"
 
         # TEST UNIT READY tells a standby path (ghost) from a dead one (faulty). The built-in entry for

@@ -202,9 +202,10 @@ def _services(recipe: Recipe, tree: Path) -> None:
     for unit in recipe.masked:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
-    for unit in recipe.disabled:
-        for link in units.glob(f"*.*/{unit}"):
-            link.unlink()
+    for wants in units.glob("*.*/"):
+        for link in wants.iterdir():
+            if link.name in recipe.disabled:
+                link.unlink()
     generators = tree / "etc/systemd/system-generators"
     generators.mkdir(exist_ok=True)
     for generator in recipe.generators:

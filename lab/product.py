@@ -45,7 +45,8 @@ def _install_one(machine: Machine, authority: Path) -> None:
     machine.succeed(
         "rm -rf /opt/hactl/src && mkdir -p /opt/hactl/src && tar -xzf /root/hactl.tar.gz -C /opt/hactl/src"
         f" && echo /opt/hactl/src > {SITE}/hactl.pth"
-        " && cp /opt/hactl/src/hactl/agents/*.service /etc/systemd/system/ && systemctl daemon-reload"
+        " && cp /opt/hactl/src/hactl/agents/*.service /etc/systemd/system/"
+        " && cp /opt/hactl/src/hactl/target/*.rules /etc/udev/rules.d/ && systemctl daemon-reload"
     )
     for local, remote, mode in (
         ("ca.crt", "ca.crt", 0o644), (f"{machine.name}.crt", "node.crt", 0o644), (f"{machine.name}.key", "node.key", 0o600)
@@ -63,12 +64,16 @@ def _make_authority(folder: Path) -> None:
             subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=made)
 
         key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650")
-        openssl("req", "-x509", *key, "-subj", "/CN=hactl lab", "-keyout", "ca.key", "-out", "ca.crt")
+        # Key usage and key identifiers spelled out: Python 3.13 checks certificates strictly (RFC 5280).
+        openssl("req", "-x509", *key, "-subj", "/CN=hactl lab", "-keyout", "ca.key", "-out", "ca.crt",
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # fmt: skip
         for spec in machines(9, client=False):
             address = _plain(spec)
             openssl("req", *key[:4], "-nodes", "-subj", f"/CN={spec.name}", "-keyout", f"{spec.name}.key", "-out", "csr")
             (made / "ext").write_text(
                 f"subjectAltName=DNS:{spec.name},IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n"
+                "keyUsage=critical,digitalSignature\nbasicConstraints=CA:FALSE\n"
+                "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
             )
             openssl("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3650",
                     "-extfile", "ext", "-out", f"{spec.name}.crt")  # fmt: skip

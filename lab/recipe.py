@@ -9,7 +9,7 @@ from pathlib import Path
 
 GUEST = Path(__file__).parent / "guest"
 REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "node.txt"
-VERSION = 1
+VERSION = 2
 """Raised when the building itself changes what comes out."""
 
 _BASE = (
@@ -43,15 +43,14 @@ _MASK = (
     "systemd-user-sessions.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
     "systemd-tmpfiles-clean.timer", "systemd-update-utmp.service", "tmp.mount",
 )  # fmt: skip
-# A node finds its devices by devtmpfs alone. Services that a test or an administrator starts are disabled, not masked.
+# A node's devices are all there before udevd is; it only has to see those that come later. Services that a test or an administrator starts are disabled, not masked.
 _MASK_NODE = (
     "blk-availability.service", "dev-mqueue.mount", "dm-event.socket", "kmod-static-nodes.service",
-    "lvm2-lvmpolld.socket", "lvm2-monitor.service", "modprobe@configfs.service", "modprobe@dm_mod.service",
+    "lvm2-lvmpolld.socket", "lvm2-monitor.service", "modprobe@dm_mod.service",
     "modprobe@fuse.service", "modprobe@loop.service", "sys-fs-fuse-connections.mount", "systemd-initctl.socket",
     "systemd-modules-load.service", "systemd-remount-fs.service", "systemd-sysctl.service",
     "systemd-tmpfiles-setup-dev-early.service", "systemd-tmpfiles-setup-dev.service",
-    "systemd-udev-load-credentials.service", "systemd-udev-trigger.service", "systemd-udevd-control.socket",
-    "systemd-udevd-kernel.socket", "systemd-udevd.service",
+    "systemd-udev-load-credentials.service", "systemd-udev-trigger.service",
 )  # fmt: skip
 _DISABLE_NODE = ("corosync.service", "etcd.service", "pacemaker.service", "rtslib-fb-targetctl.service", "sbd.service")
 _DISABLE_CLIENT = ("iscsid.service", "iscsid.socket", "multipathd.service", "multipathd.socket", "open-iscsi.service")

@@ -97,9 +97,10 @@ def attach(lab: Lab, paths: int = 2) -> str:
     client.write("/etc/multipath.conf", "defaults {\n\tuser_friendly_names yes\n\tfind_multipaths no\n}\n")
     client.write("/etc/iscsi/initiatorname.iscsi", f"InitiatorName={INITIATOR}\n", 0o600)
     client.succeed("systemctl restart iscsid.socket multipathd.service", timeout=120)
+    # Both nodes tell their IPv6 portals as well; one path a node is what the story is about.
     for portal in portals:
         client.succeed(f"iscsiadm -m discovery -t sendtargets -p {portal}", timeout=60)
-    client.succeed("iscsiadm -m node --login", timeout=60)
+        client.succeed(f"iscsiadm -m node -T {TARGET} -p {portal} --login", timeout=60)
     client.wait_until_succeeds(f'[ "$(multipathd show paths raw format "%d %t %o" | grep -c "active.*running")" -ge {paths} ]')
     name = client.wait_until_succeeds("multipathd show maps raw format %n | head -1 | grep .").strip()
     return f"/dev/mapper/{name}"

@@ -218,6 +218,7 @@ def switchover(
     as_json: Json = False,
 ) -> None:
     """Move a resource from this node to another; initiators see a pause."""
+    context.obj.json = as_json
     _named("node", to)
     _order(
         context,

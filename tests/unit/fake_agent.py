@@ -29,6 +29,8 @@ class FakeAgent:
         self.trouble = ""
         self.schema = 1
         self.orders: list[str] = []
+        self.ended = asyncio.Event()
+        """Lets go of what hangs, at the end."""
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._misbehave])
@@ -79,7 +81,7 @@ class FakeAgent:
     async def _misbehave(self, request: web.Request, handler: Any) -> web.StreamResponse:
         answer: web.StreamResponse = await handler(request)
         if self.trouble == "hang":
-            await asyncio.Event().wait()
+            await self.ended.wait()
         if self.trouble == "drop" and request.transport is not None:
             request.transport.abort()
         if self.trouble == "garbage":
@@ -126,14 +128,14 @@ def _error(status: int, code: str, message: str, hint: str) -> web.Response:
 def serving(agent: FakeAgent, socket: Path) -> Iterator[None]:
     """Serve in a thread of its own, since the command line runs an event loop itself."""
     loop = asyncio.new_event_loop()
-    started, stop = threading.Event(), asyncio.Event()
+    started = threading.Event()
 
     async def serve() -> None:
-        runner = web.AppRunner(agent.app(), shutdown_timeout=0)
+        runner = web.AppRunner(agent.app(), shutdown_timeout=1)
         await runner.setup()
         await web.UnixSite(runner, str(socket)).start()
         started.set()
-        await stop.wait()
+        await agent.ended.wait()
         await runner.cleanup()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
@@ -142,6 +144,6 @@ def serving(agent: FakeAgent, socket: Path) -> Iterator[None]:
         assert started.wait(10), "the fake agent did not start"
         yield
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(agent.ended.set)
         thread.join(10)
         loop.close()

@@ -46,7 +46,7 @@ def device(text: str) -> Section:
 
 def test_what_makes_failover_work() -> None:
     wanted = {
-        "vendor": "LIO-ORG",
+        "vendor": "HACTL",
         "product": ".*",
         "path_checker": "tur",
         "detect_checker": "no",
