@@ -155,6 +155,7 @@ class Lab:
         self.name = name
         self.folder = HOME / name
         self._owner: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.machines = {m["name"]: Machine(self, m["name"]) for m in self.status()["machines"]}
 
     def __getitem__(self, name: str) -> Machine:
@@ -211,6 +212,8 @@ class Lab:
         self.call("down")
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # held by the supervisor for as long as it lives
+        if self._process is not None:
+            self._process.wait()
         if self._owner is not None:
             os.close(self._owner)
             self._owner = None
@@ -300,6 +303,7 @@ class Lab:
                     raise LabError(f"the lab's supervisor did not start: {text}") from None
             time.sleep(0.02)
         lab._owner = held
+        lab._process = process
         return lab
 
     def collect(self, folder: Path, commands: dict[str, str]) -> Path:

@@ -1,4 +1,4 @@
-"""``make demo``: boots a cluster, exports a replicated LUN, and moves it between nodes while a client writes to it."""
+"""``make demo``: a cluster boots, and a replicated LUN changes nodes while a client writes to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from lab import plot, product, story
 from lab.api import Lab
@@ -65,12 +64,7 @@ def run(lab: Lab, count: int, out: Path) -> None:
             story.wait_until_paths(client, active=destination, lab=lab)
             time.sleep(1)
         report = load.stop()
-    table = Table("#", "to", "command", "pause seen by the client")
-    for moved in measured:
-        pause = report.pause(moved.begin, moved.end)
-        table.add_row(str(moved.number), moved.to, f"{moved.command * 1000:.0f} ms", f"{pause * 1000:.0f} ms")
-    console.print(table)
-    console.print(f"fio: {report.writes} writes, {report.reads} blocks verified, error {report.error}")
+    console.print(story.table(report, measured), markup=False, highlight=False)
     picture = plot.pauses(report, measured, out / "switchovers.png")
     console.print(f"plot: {picture}")
     if report.error:
@@ -84,7 +78,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)
-    with step("booting three storage nodes and a client (the first time, their images are built: some minutes)"):
+    with step(
+        "booting three storage nodes and a client (the first time, their images are built: some minutes)"
+    ):
         lab = start(options.machines)
     with lab:
         try:

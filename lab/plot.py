@@ -20,10 +20,14 @@ def pauses(report: LoadReport, moved: list[Switchover], path: Path) -> Path:
     begin = min((t for t, _, _ in report.samples), default=0.0)
     for direction, colour, label in ((1, "tab:blue", "write"), (0, "tab:green", "read (verify)")):
         chosen = [(t - begin, latency * 1000) for t, latency, d in report.samples if d == direction]
-        axes.plot([t for t, _ in chosen], [latency for _, latency in chosen], ".", ms=3, color=colour, label=label)
+        axes.plot(
+            [t for t, _ in chosen], [latency for _, latency in chosen], ".", ms=3, color=colour, label=label
+        )
     for switchover in moved:
         axes.axvspan(switchover.begin - begin, switchover.end - begin, color="tab:red", alpha=0.25, lw=0)
-        axes.text(switchover.begin - begin, 1, f"→{switchover.to}", fontsize=7, transform=axes.get_xaxis_transform())
+        axes.text(
+            switchover.begin - begin, 1, f"→{switchover.to}", fontsize=7, transform=axes.get_xaxis_transform()
+        )
     axes.set(yscale="log", xlabel="s", ylabel="latency, ms")
     axes.legend(loc="upper right", fontsize=7)
     figure.savefig(path, dpi=110)

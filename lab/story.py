@@ -5,11 +5,13 @@ Used by the demo, by the lab tests and by benchmarks; nothing here asserts anyth
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab.api import Lab, Machine, in_parallel
 from lab.layout import Kind
@@ -21,7 +23,7 @@ PROBLEM_EVIDENCE = {
     "drbd": "drbdadm status; cat /proc/drbd; drbdsetup events2 --now --statistics",
     "dm": "dmsetup table; dmsetup info -c; dmsetup status",
     "configfs": "find /sys/kernel/config/target -type f -readable ! -path '*auth*' ! -path '*statistics*'"
-    " -exec sh -c 'for f; do echo \"$f: $(head -c 400 $f 2>&1 | tr \"\\n\" \" \")\"; done' _ {} +"
+    ' -exec sh -c \'for f; do echo "$f: $(head -c 400 $f 2>&1 | tr "\\n" " ")"; done\' _ {} +'
     "; find /sys/kernel/config/target -type l",
     "crm_mon": "crm_mon -1 -rnfA 2>&1",
     "hactl": "hactl status --json 2>&1; hactl plan 2>&1; ls -la /var/lib/hactl /run/hactl",
@@ -40,6 +42,7 @@ def disk(lab: Lab, name: str) -> str:
 
 def specification(lab: Lab, size: str = "512M") -> str:
     """A cluster of the lab's nodes with one resource, r0, on n1 and n2."""
+
     def plain(name: str, network: str, which: int = 0) -> str:
         status = next(m for m in lab.status()["machines"] if m["name"] == name)
         return str(status["addresses"][network][which]).partition("/")[0]
@@ -59,14 +62,21 @@ def specification(lab: Lab, size: str = "512M") -> str:
     )
 
 
-def status(machine: Machine) -> dict[str, object]:
+def portals(lab: Lab, name: str) -> list[str]:
+    """IPv4 and IPv6 address of a node on the storage network."""
+    status = next(m for m in lab.status()["machines"] if m["name"] == name)
+    return [str(a).partition("/")[0] for a in status["addresses"]["storage"]]
+
+
+def status(machine: Machine) -> dict[str, Any]:
     """What a node's agent says of itself and its resources."""
-    result: dict[str, object] = json.loads(machine.succeed("hactl status --json"))
+    result: dict[str, Any] = json.loads(machine.succeed("hactl status --json"))
     return result
 
 
 def start_agents(lab: Lab, text: str) -> None:
     """Give every node the specification and start its agent; wait until nothing is left to do."""
+
     def one(machine: Machine) -> None:
         machine.write("/etc/hactl/cluster.yaml", text, 0o600)
         machine.succeed("systemctl restart hactl-agent.service", timeout=120)
@@ -88,27 +98,45 @@ def wait_until_ready(lab: Lab, timeout: float = 120) -> None:
             raise TimeoutError(f"not ready after {timeout:g} s: {json.dumps(told)}")
 
 
+def wait_until_settled(lab: Lab, timeout: float = 90) -> None:
+    """Every agent answers, nothing is pending, and exactly one node says it is active."""
+    end = time.monotonic() + timeout
+    while True:
+        told = [m.execute("hactl status --json") for m in lab.nodes]
+        if all(t.status == 0 for t in told):
+            resources = [r for t in told for r in json.loads(t.out)["resources"]]
+            if [r["role"] for r in resources].count("active") == 1 and not any(
+                r["pending"] or r["role"] == "demoted" for r in resources
+            ):
+                return
+        if time.monotonic() > end:
+            raise TimeoutError(f"not settled after {timeout:g} s: {told}")
+        time.sleep(0.2)
+
+
 def attach(lab: Lab, paths: int = 2) -> str:
     """Log the client in to every node's portal; the multipath device's path, once it has all its paths."""
     client = lab["c1"]
-    portals = [m["addresses"]["storage"][0].partition("/")[0] for m in lab.status()["machines"] if m["name"] in ("n1", "n2")]
     dropin = lab["n1"].succeed("hactl multipath-conf")
     client.write("/etc/multipath/conf.d/hactl.conf", dropin)
     client.write("/etc/multipath.conf", "defaults {\n\tuser_friendly_names yes\n\tfind_multipaths no\n}\n")
     client.write("/etc/iscsi/initiatorname.iscsi", f"InitiatorName={INITIATOR}\n", 0o600)
-    client.succeed("systemctl restart iscsid.socket multipathd.service", timeout=120)
+    client.succeed("systemctl start iscsid.service && systemctl restart multipathd.service", timeout=120)
     # Both nodes tell their IPv6 portals as well; one path a node is what the story is about.
-    for portal in portals:
+    for portal in (portals(lab, "n1")[0], portals(lab, "n2")[0]):
         client.succeed(f"iscsiadm -m discovery -t sendtargets -p {portal}", timeout=60)
-        client.succeed(f"iscsiadm -m node -T {TARGET} -p {portal} --login", timeout=60)
-    client.wait_until_succeeds(f'[ "$(multipathd show paths raw format "%d %t %o" | grep -c "active.*running")" -ge {paths} ]')
+        login = f"iscsiadm -m node -T {TARGET} -p {portal} --login"
+        client.succeed(f"iscsiadm -m session | grep -qF ' {portal}:' || {login}", timeout=60)
+    client.wait_until_succeeds(
+        f'[ "$(multipathd show paths raw format "%d %t %o" | grep -c "active.*running")" -ge {paths} ]'
+    )
     name = client.wait_until_succeeds("multipathd show maps raw format %n | head -1 | grep .").strip()
     return f"/dev/mapper/{name}"
 
 
 @dataclass(frozen=True)
 class PathState:
-    """One path as multipathd sees it: portal address, checker state (``ready``, ``ghost``, ``faulty`` …), priority."""
+    """One path as multipathd sees it: portal, checker state (``ready``, ``ghost``, ``faulty`` …), priority."""
 
     portal: str
     device: str
@@ -118,26 +146,29 @@ class PathState:
 
 def paths(client: Machine) -> list[PathState]:
     """All paths of the client."""
-    text = client.succeed("multipathd show paths raw format '%R|%d|%T|%p|%i|%a'")
+    text = client.succeed(
+        "multipathd show paths raw format '%d|%T|%p|' | while IFS='|' read -r device rest; do"
+        " session=$(readlink -f /sys/block/$device/device | grep -o 'session[0-9]*' | head -1);"
+        " echo \"$device|$rest\""
+        "$(cat /sys/class/iscsi_session/$session/device/connection*/iscsi_connection/*/persistent_address); done"
+    )
     found = []
     for line in text.splitlines():
-        fields = [f.strip() for f in line.split("|")]
-        address = client.succeed(
-            f"readlink -f /sys/block/{fields[1]}/device | grep -o 'session[0-9]*' | head -1 |"
-            " xargs -I{} sh -c 'cat /sys/class/iscsi_session/{}/device/connection*/iscsi_connection/*/persistent_address'"
-        ).strip()
-        found.append(PathState(address, fields[1], fields[2], int(fields[3] or 0)))
+        path, checker, priority, portal = (field.strip() for field in line.split("|"))
+        found.append(PathState(portal, path, checker, int(priority or 0)))
     return found
 
 
 def wait_until_paths(client: Machine, *, active: str, lab: Lab, timeout: float = 60) -> list[PathState]:
     """Wait until the path to ``active`` is usable and every other one is a ghost (standby)."""
-    portal = next(m for m in lab.status()["machines"] if m["name"] == active)["addresses"]["storage"][0].partition("/")[0]
+    portal = portals(lab, active)[0]
     end = time.monotonic() + timeout
     while True:
         seen = paths(client)
         good = {p.portal: p.checker for p in seen}
-        if good and all(checker == ("ready" if where == portal else "ghost") for where, checker in good.items()):
+        if good and all(
+            checker == ("ready" if where == portal else "ghost") for where, checker in good.items()
+        ):
             return seen
         if time.monotonic() > end:
             raise TimeoutError(f"paths of {client.name} after {timeout:g} s with {active} active: {seen}")
@@ -153,26 +184,44 @@ class Load:
         self.client = client
         self.device = device
         self.rate = rate
+        self.running = False
+        self.log = f"{self.LOG}_clat.1.log"
 
     def start(self, seconds: int = 3600) -> None:
         """Write and verify until ``stop``."""
         self.client.succeed(f"rm -f {self.LOG}*")
         job = (
-            f"fio --name=load --filename={self.device} --rw=randwrite --bs=4k --size=64M --direct=1 --ioengine=libaio"
-            f" --iodepth=4 --rate_iops={self.rate},{self.rate} --time_based --runtime={seconds}"
+            f"fio --name=load --filename={self.device} --rw=randwrite --bs=4k --size=64M --direct=1"
+            f" --ioengine=libaio --iodepth=4 --rate_iops={self.rate},{self.rate} --time_based --runtime={seconds}"
             " --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0"
             f" --write_lat_log={self.LOG} --log_unix_epoch=1 --output-format=json --output={self.LOG}.json"
         )
         self.client.succeed(f"systemd-run --unit=load --collect --service-type=exec {job}")
-        self.client.wait_until_succeeds(f"[ -s {self.LOG}_clat.1.log ] || pgrep -x fio", timeout=60)
+        self.client.wait_until_succeeds("pgrep -x fio", timeout=60)
+        self.running = True
+
+    def completed(self) -> int:
+        """I/Os that the multipath device has completed since it exists (Documentation/block/stat.rst)."""
+        fields = self.client.succeed(f"cat /sys/block/$(basename $(readlink -f {self.device}))/stat").split()
+        return int(fields[0]) + int(fields[4])
+
+    def wait_for_progress(self, ios: int = 20, timeout: float = 90) -> None:
+        """Wait until so many more I/Os have completed."""
+        goal = self.completed() + ios
+        end = time.monotonic() + timeout
+        while self.completed() < goal:
+            if time.monotonic() > end:
+                raise TimeoutError(f"fio on {self.client.name} did not get on for {timeout:g} s")
+            time.sleep(0.1)
 
     def stop(self) -> LoadReport:
         """End it as by Ctrl-C and tell how it went."""
+        self.running = False
         self.client.succeed("systemctl kill --signal=INT load.service")
         self.client.wait_until_succeeds("! pgrep -x fio", timeout=120)
         text = self.client.succeed(f"cat {self.LOG}.json")
-        job = json.loads(text[text.index("{"):])["jobs"][0]
-        log = self.client.succeed(f"cat {self.LOG}_clat.1.log")
+        job = json.loads(text[text.index("{") :])["jobs"][0]
+        log = self.client.succeed(f"cat {self.log}")
         samples = []
         for line in log.splitlines():
             fields = re.split(r",\s*", line)
@@ -192,7 +241,7 @@ class LoadReport:
     def pause(self, begin: float, end: float) -> float:
         """The longest time without a completed I/O that touches the span, in seconds."""
         times = sorted(t for t, _, _ in self.samples)
-        gaps = [(b - a) for a, b in zip(times, times[1:], strict=False) if b >= begin and a <= end]
+        gaps = [(b - a) for a, b in itertools.pairwise(times) if b >= begin and a <= end]
         return max(gaps, default=float("nan"))
 
 
@@ -205,6 +254,18 @@ class Switchover:
     begin: float
     end: float
     command: float
+
+
+def table(report: LoadReport, moved: list[Switchover]) -> str:
+    """What the client saw of each switchover, as text."""
+    lines = [f"{'#':>3}  to  {'command':>9}  {'pause at the client':>20}"]
+    for m in moved:
+        pause = report.pause(m.begin, m.end)
+        lines.append(f"{m.number:>3}  {m.to}  {m.command * 1000:>6.0f} ms  {pause * 1000:>17.0f} ms")
+    lines.append(
+        f"fio: {report.writes} writes, {report.reads} blocks read back and verified, error {report.error}"
+    )
+    return "\n".join(lines) + "\n"
 
 
 def clock(machine: Machine) -> float:

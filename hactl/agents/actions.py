@@ -14,11 +14,17 @@ from hactl.target.gates import Mode
 
 @dataclass(frozen=True)
 class Action:
-    """One step for one resource. ``needs`` is what ``hindrance`` looks at."""
+    """One step for one resource. ``needs`` is what ``hindrance`` looks at.
+
+    ``glance``: what DRBD's event stream told last is good enough for that, since the kernel itself refuses
+    the step if it must not be. ``together``: neighbours of the same kind are taken at the same time.
+    """
 
     resource: str
     reason: str
     needs: ClassVar[frozenset[Aspect]] = frozenset()
+    glance: ClassVar[bool] = False
+    together: ClassVar[bool] = False
 
     def describe(self) -> str:
         """The step in a few words."""
@@ -47,6 +53,8 @@ class CreateMetadata(Action):
         return f"create DRBD meta-data of {self.resource}/{self.volume}"
 
     def hindrance(self, observed: ResourceObserved) -> str | None:
+        if observed.problems:
+            return observed.problems[0].message
         if observed.metadata.get(self.volume) is not False:
             return "the disk carries meta-data already"
         return None
@@ -139,6 +147,7 @@ class SetAlua(Action):
 
     states: Mapping[str, AccessState]
     needs = frozenset({Aspect.GATES})
+    glance = True
 
     def describe(self) -> str:
         view = ", ".join(f"{n} {s.name.lower().replace('_', ' ')}" for n, s in sorted(self.states.items()))
@@ -148,6 +157,7 @@ class SetAlua(Action):
 @dataclass(frozen=True)
 class DrbdPrimary(Action):
     needs = frozenset({Aspect.DRBD})
+    glance = True
 
     def describe(self) -> str:
         return f"make DRBD resource {self.resource} Primary"
@@ -165,6 +175,7 @@ class OpenGate(Action):
     gate: str
     backing: str
     needs = frozenset({Aspect.DRBD, Aspect.GATES})
+    glance = True
 
     def describe(self) -> str:
         return f"open gate {self.gate} to {self.backing}"
@@ -183,6 +194,8 @@ class HoldGate(Action):
     volume: int
     gate: str
     needs = frozenset({Aspect.GATES})
+    glance = True
+    together = True
 
     def describe(self) -> str:
         return f"hold I/O in gate {self.gate}"
@@ -199,6 +212,7 @@ class CloseGate(Action):
     volume: int
     gate: str
     needs = frozenset({Aspect.GATES})
+    glance = True
 
     def describe(self) -> str:
         return f"close gate {self.gate}"
@@ -213,6 +227,7 @@ class CloseGate(Action):
 @dataclass(frozen=True)
 class DrbdSecondary(Action):
     needs = frozenset({Aspect.DRBD, Aspect.GATES})
+    glance = True
 
     def describe(self) -> str:
         return f"make DRBD resource {self.resource} Secondary"

@@ -9,6 +9,8 @@ import structlog
 
 from hactl.agents import execute as executing
 from hactl.agents import switchover
+from hactl.agents.calm import Calm, Expected
+from hactl.agents.follow import Follower
 from hactl.agents.journal import Record
 from hactl.agents.keeper import ROLES, Keeper
 from hactl.agents.kit import Kit, Timings
@@ -44,6 +46,9 @@ class Agent:
         self.kit = kit
         self.timings = timings or Timings()
         self.wake = asyncio.Event()
+        self.calm = Calm()
+        self.follower = Follower(kit.drbd)
+        self._expected = Expected(self.calm)
         self.views: dict[str, dict[str, PeerResource] | None] = {
             n.name: None for n in cluster.nodes if n.name != node
         }
@@ -84,6 +89,7 @@ class Agent:
                 record,
                 timings=self.timings,
                 views=self.views,
+                follower=self.follower,
                 after_step=self._after_step,
             )
 
@@ -139,7 +145,8 @@ class Agent:
             await self.kit.peers.switchover(active, resource, to)
             return
         async with keeper.exclusive(f"switchover to {to}"):
-            await switchover.hand_over(keeper, to)
+            with self.calm.moment():
+                await switchover.hand_over(keeper, to)
         self._announce(keeper)
 
     # Keeping
@@ -166,7 +173,7 @@ class Agent:
         await self._guard("retired resources", self._retire())
 
     async def _reconcile(self, keeper: Keeper) -> None:
-        if keeper.operation is not None:
+        if keeper.operation is not None or keeper.name in self._expected:
             return
         async with keeper.lock:
             before = keeper.reason
@@ -205,19 +212,24 @@ class Agent:
                 seconds = min(seconds, 1.0)
         return seconds
 
-    def _announce(self, keeper: Keeper) -> None:
-        """Tell the others who is active, without waiting: they ask by themselves sooner or later."""
+    def _announce(self, keeper: Keeper, knows: str = "") -> None:
+        """Tell the others who is active, without waiting: they ask by themselves sooner or later. ``knows``
+        is a node that knows already."""
         active = keeper.active_node
         if active is None:
             return
 
         async def tell(node: str) -> None:
+            # What it sets off on both sides must not delay a node that has still to let go of held I/O.
+            await self.calm.returned(self.timings.calm)
             try:
                 await self.kit.peers.announce(node, keeper.name, active)
             except HactlError as error:
                 _log.info("not announced", peer=node, resource=keeper.name, error=str(error))
 
         for node in keeper.peers_of():
+            if node == knows:
+                continue
             task = asyncio.create_task(tell(node))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -243,27 +255,46 @@ class Agent:
             )
         return views
 
-    async def on_ready(self, caller: str, resource: str) -> tuple[str, ...]:
+    async def on_ready(self, caller: str, resource: str, handover: str) -> tuple[str, ...]:
         keeper = self.keeper(resource)
-        reasons = unready(keeper.desired(), await keeper.observe(), handover=True)
-        if keeper.operation is not None:
-            reasons = (*reasons, f"{keeper.operation} is running on {self.node}")
+        reasons = await self._prepare(keeper, handover)
         _log.info("asked whether ready", caller=caller, resource=resource, reasons=list(reasons))
+        return reasons
+
+    async def _prepare(self, keeper: Keeper, handover: str) -> tuple[str, ...]:
+        """Look at everything now, and keep the regular pass away until the order comes: it must not wait."""
+        if keeper.operation is not None:
+            return (f"{keeper.operation} is running on {self.node}",)
+        self._expected.expect(keeper.name, handover, self.timings.prepared)
+        try:
+            async with asyncio.timeout(self.timings.prepared), keeper.lock:
+                reasons = unready(keeper.desired(), await keeper.observe(), handover=True)
+        except TimeoutError:
+            reasons = (f"{self.node} is busy with {keeper.name}",)
+        if reasons:
+            self._expected.over(keeper.name)
+        else:
+            self._expected.expect(keeper.name, handover, self.timings.prepared)
         return reasons
 
     async def on_promote(self, caller: str, resource: str, handover: str) -> None:
         keeper = self.keeper(resource)
         operation = f"switchover {handover} from {caller}"
-        async with keeper.exclusive(operation):
-            if handover in self._called_off.get(resource, ()):
-                raise Refused(ABORTED, f"the switchover of {resource} was called off", "order it again")
-            if keeper.hands_over():
-                raise Refused(BUSY, f"{self.node} is handing {resource} over itself", "try again")
-            await keeper.become_active(handover=True)
-        self._announce(keeper)
+        with self.calm.moment():
+            async with keeper.exclusive(operation):
+                if handover in self._called_off.get(resource, ()):
+                    raise Refused(ABORTED, f"the switchover of {resource} was called off", "order it again")
+                if keeper.hands_over():
+                    raise Refused(BUSY, f"{self.node} is handing {resource} over itself", "try again")
+                prepared = self._expected.of(resource) == handover
+                await keeper.become_active(handover=True, prepared=prepared)
+        # The caller has still to let go of what it holds, and gets the processor to itself for that long.
+        self._expected.expect(resource, "", self.timings.rest)
+        self._announce(keeper, knows=caller)
 
     async def on_abort(self, caller: str, resource: str, handover: str) -> bool:
         keeper = self.keeper(resource)
+        self._expected.over(resource)
         async with keeper.exclusive(f"calling off switchover {handover} for {caller}"):
             observed = await keeper.observe(ROLES)
             if keeper.record.role is OrderedRole.ACTIVE or observed.primary:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import structlog
 
@@ -30,40 +32,77 @@ async def execute(
     steps: Iterable[a.Action],
     *,
     look: Look,
+    glance: Look | None = None,
     perform: Callable[[a.Action], Awaitable[None]],
     after_step: AfterStep = nothing,
 ) -> None:
     """Take ``steps`` in order. The first one that cannot be taken ends it and raises; the rest is dropped,
-    and whoever called looks at the world anew."""
-    for step in steps:
-        if step.needs:
-            hindrance = step.hindrance(await look(step.needs))
-            if hindrance is not None:
-                raise Refused(
-                    "precondition",
-                    f"cannot {step.describe()}: {hindrance}",
-                    "see hactl status and hactl plan",
-                )
-        began = time.monotonic()
-        try:
-            await perform(step)
-        except HactlError as error:
-            _report(step, began, error)
-            raise
-        except (CommandFailed, OSError) as error:
-            _report(step, began, error)
-            raise Failed("step-failed", f"cannot {step.describe()}: {error}") from error
-        except (CommandTimeout, TimeoutError) as error:
-            _report(step, began, error)
-            raise Unknown("step-unknown", f"no end of: {step.describe()}: {error}") from error
-        _log.info(
-            "step",
-            resource=step.resource,
-            action=step.describe(),
-            reason=step.reason,
-            milliseconds=round((time.monotonic() - began) * 1000, 1),
+    and whoever called looks at the world anew. ``glance`` is a cheaper ``look`` that may lag behind: what it
+    shows to be in the way is looked at properly."""
+    for batch in _batches(steps):
+        await _check(batch, look, glance)
+        # Every one to its end, also if another fails: half a step is nowhere to go on from.
+        done = await asyncio.gather(
+            *(_take(step, perform, after_step) for step in batch), return_exceptions=True
         )
-        after_step(step.resource, type(step).__name__)
+        for outcome in done:
+            if outcome is not None:
+                raise outcome
+
+
+def _batches(steps: Iterable[a.Action]) -> Iterator[tuple[a.Action, ...]]:
+    for _, group in itertools.groupby(steps, type):
+        batch = tuple(group)
+        if batch[0].together:
+            yield batch
+        else:
+            yield from ((step,) for step in batch)
+
+
+async def _check(batch: tuple[a.Action, ...], look: Look, glance: Look | None) -> None:
+    """:class:`Refused` if one of the steps must not be taken as things are now."""
+    first = batch[0]
+    if not first.needs:
+        return
+    looks = (glance, look) if glance is not None and first.glance else (look,)
+    refusal: Refused | None = None
+    for way in looks:
+        observed = await way(first.needs)
+        found = [(step, step.hindrance(observed)) for step in batch]
+        refused = [(step, why) for step, why in found if why is not None]
+        if not refused:
+            return
+        step, why = refused[0]
+        refusal = Refused(
+            "precondition", f"cannot {step.describe()}: {why}", "see hactl status and hactl plan"
+        )
+    if refusal is not None:
+        raise refusal
+
+
+async def _take(
+    step: a.Action, perform: Callable[[a.Action], Awaitable[None]], after_step: AfterStep
+) -> None:
+    began = time.monotonic()
+    try:
+        await perform(step)
+    except HactlError as error:
+        _report(step, began, error)
+        raise
+    except (CommandFailed, OSError) as error:
+        _report(step, began, error)
+        raise Failed("step-failed", f"cannot {step.describe()}: {error}") from error
+    except (CommandTimeout, TimeoutError) as error:
+        _report(step, began, error)
+        raise Unknown("step-unknown", f"no end of: {step.describe()}: {error}") from error
+    _log.info(
+        "step",
+        resource=step.resource,
+        action=step.describe(),
+        reason=step.reason,
+        milliseconds=round((time.monotonic() - began) * 1000, 1),
+    )
+    after_step(step.resource, type(step).__name__)
 
 
 def _report(step: a.Action, began: float, error: Exception) -> None:

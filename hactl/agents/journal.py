@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,8 @@ class Record:
 
 
 class Journal(Protocol):
-    """Records by resource name; a write is on stable storage before it returns."""
+    """Records by resource name. A write outlives the process; that of another ``fresh`` outlives a power
+    loss, too, after which the rest of a record may be lost."""
 
     def read(self) -> dict[str, Record]:
         """All records. One that cannot be understood raises :class:`hactl.errors.Refused`, and is not
@@ -105,53 +106,79 @@ def decode(text: str, where: str) -> Record:
 
 
 class FileJournal:
-    """One JSON file per resource; replaced atomically, file and folder synced."""
+    """One JSON file per resource in each of two folders, replaced atomically.
 
-    def __init__(self, folder: Path = Path("/var/lib/hactl/journal")) -> None:
+    What was ordered means nothing after a reboot, so it only has to outlive the process: it goes to
+    ``volatile``, which is in memory, and nobody waits for a disk while I/O is held. Which meta-data is
+    brand-new has to outlive a power loss: that alone is what ``folder`` is read for, and it is synced.
+    """
+
+    def __init__(
+        self, folder: Path = Path("/var/lib/hactl/journal"), volatile: Path = Path("/run/hactl/journal")
+    ) -> None:
         self._folder = folder
+        self._volatile = volatile
+        self._fresh: dict[str, frozenset[int]] = {}
 
     def read(self) -> dict[str, Record]:
-        try:
-            files = sorted(self._folder.glob("*.json"))
-            return {f.stem: decode(f.read_text(), str(f)) for f in files}
-        except OSError as error:
-            raise Failed(
-                "journal", f"cannot read the journal: {error}", f"make {self._folder} readable"
-            ) from error
+        kept = _read(self._folder)
+        self._fresh = {name: record.fresh for name, record in kept.items()}
+        # Of another boot, or of this one and without what was ordered since: the rest may be out of date.
+        old = {name: replace(record, boot="", handover=None) for name, record in kept.items()}
+        return dict(sorted({**old, **_read(self._volatile)}.items()))
 
     def write(self, name: str, record: Record) -> None:
-        target = self._folder / f"{name}.json"
-        temporary = self._folder / f".{name}.new"
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with temporary.open("w") as file:
-                file.write(encode(record))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            self._sync_folder()
-        except OSError as error:
-            raise Failed(
-                "journal", f"cannot write {target}: {error}", f"make {self._folder} writable, with room"
-            ) from error
+        if self._fresh.get(name) != record.fresh:
+            self._replace(self._folder, name, record, sync=True)
+            self._fresh[name] = record.fresh
+        self._replace(self._volatile, name, record, sync=False)
 
     def remove(self, name: str) -> None:
+        self._fresh.pop(name, None)
         try:
-            (self._folder / f"{name}.json").unlink(missing_ok=True)
+            for folder in (self._volatile, self._folder):
+                (folder / f"{name}.json").unlink(missing_ok=True)
             if self._folder.exists():
-                self._sync_folder()
+                _sync(self._folder)
         except OSError as error:
             raise Failed(
                 "journal", f"cannot remove the journal of {name}: {error}", f"make {self._folder} writable"
             ) from error
 
-    def _sync_folder(self) -> None:
-        # Without it a power loss may bring the old name back, though the new file's blocks are on disk.
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+    @staticmethod
+    def _replace(folder: Path, name: str, record: Record, *, sync: bool) -> None:
+        target = folder / f"{name}.json"
+        temporary = folder / f".{name}.new"
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with temporary.open("w") as file:
+                file.write(encode(record))
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            temporary.replace(target)
+            if sync:
+                _sync(folder)
+        except OSError as error:
+            raise Failed(
+                "journal", f"cannot write {target}: {error}", f"make {folder} writable, with room"
+            ) from error
+
+
+def _read(folder: Path) -> dict[str, Record]:
+    try:
+        return {f.stem: decode(f.read_text(), str(f)) for f in sorted(folder.glob("*.json"))}
+    except OSError as error:
+        raise Failed("journal", f"cannot read the journal: {error}", f"make {folder} readable") from error
+
+
+def _sync(path: Path) -> None:
+    # Without it a power loss may bring the old name back, though the new file's blocks are on disk.
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class MemoryJournal:

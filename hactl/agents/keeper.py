@@ -10,7 +10,15 @@ from dataclasses import replace
 import structlog
 
 from hactl.agents import execute as executing
-from hactl.agents.actions import Action, CreateMetadata, DrbdSecondary, DrbdUp, SkipInitialSync
+from hactl.agents.actions import (
+    Action,
+    CreateMetadata,
+    DrbdPrimary,
+    DrbdSecondary,
+    DrbdUp,
+    SkipInitialSync,
+)
+from hactl.agents.follow import Follower
 from hactl.agents.journal import Record
 from hactl.agents.kit import Kit, Timings
 from hactl.agents.observe import EVERYTHING, Common, observe
@@ -29,7 +37,7 @@ from hactl.agents.states import (
 from hactl.agents.views import PeerViews, active_node, successor
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, ResourceSpec
-from hactl.replication.state import DiskState
+from hactl.replication.state import DiskState, Role
 from hactl.target.gates import Mode, gate_name
 
 ROLES = frozenset({Aspect.DRBD, Aspect.GATES, Aspect.ALUA})
@@ -53,6 +61,7 @@ class Keeper:
         *,
         timings: Timings,
         views: PeerViews,
+        follower: Follower,
         after_step: executing.AfterStep = executing.nothing,
     ) -> None:
         self.kit = kit
@@ -62,6 +71,7 @@ class Keeper:
         self.record = record
         self.timings = timings
         self.views = views
+        self.follower = follower
         self.after_step = after_step
         self.lock = asyncio.Lock()
         self.operation: str | None = None
@@ -147,9 +157,19 @@ class Keeper:
             common=common,
         )
 
+    async def glance(self, aspects: frozenset[Aspect] = ROLES) -> ResourceObserved:
+        """Like ``observe``, with what DRBD's event stream told last, if it runs: no program is started."""
+        states = self.follower.states
+        if states is None:
+            return await self.observe(aspects)
+        gates = await self.kit.gates.observe() if aspects & {Aspect.GATES, Aspect.EXPORT} else {}
+        return await self.observe(aspects, Common(states, gates))
+
     async def run(self, steps: Iterable[Action]) -> None:
         """Carry a plan out; the first step that fails ends it and raises."""
-        await executing.execute(steps, look=self.observe, perform=self._perform, after_step=self.after_step)
+        await executing.execute(
+            steps, look=self.observe, glance=self.glance, perform=self._perform, after_step=self.after_step
+        )
 
     async def _perform(self, step: Action) -> None:
         if isinstance(step, CreateMetadata):
@@ -161,10 +181,18 @@ class Keeper:
             self.adjusted = True
         if isinstance(step, SkipInitialSync):
             self.write(fresh=frozenset())
+        if isinstance(step, DrbdPrimary | DrbdSecondary) and self.follower.states is not None:
+            # So that what is glanced at from now on is not older than this change.
+            role = Role.PRIMARY if isinstance(step, DrbdPrimary) else Role.SECONDARY
+            await self.follower.until(self.name, lambda state: state.role is role)
 
     async def turn(self, role: OrderedRole) -> None:
         """Bring the kernel to ``role`` now, whatever is on record."""
         await self.run(plan_role(self.desired(role), await self.observe(ROLES)))
+
+    async def turn_quickly(self, role: OrderedRole) -> None:
+        """The same in a switchover: initiators wait, and nobody else changes anything meanwhile."""
+        await self.run(plan_role(self.desired(role), await self.glance()))
 
     def require_ready(self, observed: ResourceObserved, *, handover: bool) -> None:
         """:class:`Refused` unless this node could become active now."""
@@ -179,10 +207,14 @@ class Keeper:
                 "see hactl status on that node",
             )
 
-    async def become_active(self, *, handover: bool) -> None:
-        """Carry out the order to be active: all or nothing, and if neither can be said, :class:`Unknown`."""
-        observed = await self.observe()
+    async def become_active(self, *, handover: bool, prepared: bool = False) -> None:
+        """Carry out the order to be active: all or nothing, and if neither can be said, :class:`Unknown`.
+
+        ``prepared``: a moment ago, while I/O still flowed elsewhere, this node was found ready; what cannot
+        have changed by the handover itself is not looked at again while initiators wait.
+        """
         desired = self.desired(OrderedRole.ACTIVE)
+        observed = await self._look_again() if prepared else await self.observe()
         if self.record.role is OrderedRole.ACTIVE and serving(desired, observed):
             await self.run(plan_role(desired, observed))
             return
@@ -197,6 +229,17 @@ class Keeper:
             raise
         self.active_node = self.node
         self.reason = None
+
+    async def _look_again(self) -> ResourceObserved:
+        # The node that hands over is Secondary by now, but its message may still be under way to this one; a
+        # try before it has come would be refused, after a second's wait in the kernel (drbd_set_role).
+        await self.follower.until(
+            self.name, lambda state: all(c.role is not Role.PRIMARY for c in state.connections.values())
+        )
+        observed = replace(await self.glance(), export=())
+        if observed.primary_peer() or unready(self.desired(), observed, handover=True):
+            return await self.observe()
+        return observed
 
     async def _fall_back(self, before: OrderedRole, error: HactlError) -> None:
         role = OrderedRole.DEMOTED if before is OrderedRole.DEMOTED else OrderedRole.STANDBY
@@ -222,7 +265,7 @@ class Keeper:
         before."""
         self.write(role=OrderedRole.DEMOTED, **changes)
         try:
-            await self.turn(OrderedRole.DEMOTED)
+            await self.turn_quickly(OrderedRole.DEMOTED)
         except HactlError as error:
             try:
                 await self.back_to_active()
@@ -247,7 +290,7 @@ class Keeper:
         self.active_node = node
         self.write(role=OrderedRole.STANDBY, handover=None, active_node=node)
         self.reason = None
-        await self.turn(OrderedRole.STANDBY)
+        await self.turn_quickly(OrderedRole.STANDBY)
 
     async def reconcile(self) -> None:
         """One pass: do what can be done without an order. Raises what went wrong last; the rest was tried."""

@@ -11,6 +11,7 @@ from hactl.agents.journal import Journal
 from hactl.agents.peers import Peers
 from hactl.agents.states import Change
 from hactl.alua.states import AccessState
+from hactl.replication.blockdev import BlockDevices
 from hactl.replication.protocol import Replication
 from hactl.target.gates import Gates
 
@@ -43,6 +44,7 @@ class Kit:
     journal: Journal
     peers: Peers
     clock: Clock
+    disks: BlockDevices
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Timings:
 
     ``handover``: I/O held longer than this rolls a switchover back. ``hold``: how long a demoted node holds
     I/O for a successor. ``ask``: pause between two questions to a peer that did not answer. ``reconcile``:
-    between two passes without an event.
+    between two passes without an event. ``prepared``: how long a node stays prepared for a switchover to it.
+    ``rest``: after it, until the next pass. ``calm``: how long a pass waits for switchovers to end.
     """
 
     handover: float = 15.0
     hold: float = 20.0
     ask: float = 0.5
     reconcile: float = 30.0
+    prepared: float = 2.5
+    rest: float = 0.3
+    calm: float = 3.0

@@ -68,8 +68,10 @@ class MemoryPeers:
     async def status(self, node: str) -> dict[str, PeerResource]:
         return await self._network.call(self._node, node, "status", lambda s: s.on_status(self._node))
 
-    async def ready(self, node: str, resource: str) -> tuple[str, ...]:
-        return await self._network.call(self._node, node, "ready", lambda s: s.on_ready(self._node, resource))
+    async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
+        return await self._network.call(
+            self._node, node, "ready", lambda s: s.on_ready(self._node, resource, handover)
+        )
 
     async def promote(self, node: str, resource: str, handover: str) -> None:
         await self._network.call(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hactl.agents import disks
 from hactl.agents.journal import Record
 from hactl.agents.kit import Kit
 from hactl.agents.states import Aspect, Change, ResourceObserved
 from hactl.errors import HactlError
+from hactl.model.check import Problem
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication.state import ResourceState
 from hactl.target.gates import GateState, gate_name
@@ -50,7 +52,10 @@ async def observe(
         drbd = (common.drbd if common is not None else await kit.drbd.observe()).get(spec.name)
     configured: bool | None = None
     metadata: dict[int, bool | None] = {}
+    problems: tuple[Problem, ...] = ()
     if replica and Aspect.CONFIG in aspects:
+        problems = await disks.problems(kit, cluster, node, spec, drbd, record.fresh)
+    if replica and Aspect.CONFIG in aspects and not problems:
         configured = await kit.drbd.configured(cluster, spec)
         for volume in spec.volumes:
             asked = configured and (drbd is None or volume.number not in drbd.volumes)
@@ -75,6 +80,7 @@ async def observe(
         alua=await kit.exports.states(spec.name) if Aspect.ALUA in aspects else {},
         fresh=record.fresh,
         adjusted=adjusted,
+        problems=problems,
     )
 
 

@@ -75,8 +75,10 @@ class HttpsPeers:
         answer = await self._ask(node, "GET", "status")
         return {name: _resource(value) for name, value in answer["resources"].items()}
 
-    async def ready(self, node: str, resource: str) -> tuple[str, ...]:
-        answer = await self._ask(node, "GET", f"resources/{resource}/ready")
+    async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
+        answer = await self._ask(
+            node, "POST", f"resources/{resource}/ready", {"id": handover}, seconds=QUESTION
+        )
         return tuple(str(reason) for reason in answer["reasons"])
 
     async def promote(self, node: str, resource: str, handover: str) -> None:
@@ -177,7 +179,8 @@ def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Applicatio
         return web.json_response({"resources": {name: asdict(view) for name, view in views.items()}})
 
     async def ready(request: web.Request) -> web.Response:
-        reasons = await service.on_ready(caller(request), request.match_info["resource"])
+        (handover,) = await body_of(request, "id")
+        reasons = await service.on_ready(caller(request), request.match_info["resource"], handover)
         return web.json_response({"reasons": list(reasons)})
 
     async def promote(request: web.Request) -> web.Response:
@@ -204,7 +207,7 @@ def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Applicatio
 
     application = web.Application(middlewares=[as_json, let_in], client_max_size=64 << 10)
     application.router.add_get("/v1/peer/status", status)
-    application.router.add_get("/v1/peer/resources/{resource}/ready", ready)
+    application.router.add_post("/v1/peer/resources/{resource}/ready", ready)
     application.router.add_post("/v1/peer/resources/{resource}/promote", promote)
     application.router.add_post("/v1/peer/resources/{resource}/abort", abort)
     application.router.add_post("/v1/peer/resources/{resource}/announce", announce)

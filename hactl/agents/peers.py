@@ -44,8 +44,9 @@ class Peers(Protocol):
         """All resources of a node."""
         ...
 
-    async def ready(self, node: str, resource: str) -> tuple[str, ...]:
-        """Why the node could not take a resource over now; empty if it could."""
+    async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
+        """Why the node could not take a resource over now; empty if it could, and then it is prepared for
+        switchover ``handover`` for a moment."""
         ...
 
     async def promote(self, node: str, resource: str, handover: str) -> None:
@@ -71,7 +72,7 @@ class PeerService(Protocol):
 
     async def on_status(self, caller: str) -> dict[str, PeerResource]: ...
 
-    async def on_ready(self, caller: str, resource: str) -> tuple[str, ...]: ...
+    async def on_ready(self, caller: str, resource: str, handover: str) -> tuple[str, ...]: ...
 
     async def on_promote(self, caller: str, resource: str, handover: str) -> None: ...
 

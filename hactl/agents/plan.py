@@ -43,7 +43,10 @@ def plan(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, 
 
 
 def plan_groundwork(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
-    """Everything that does not depend on the role: configuration, meta-data, DRBD up, gates, LIO tree."""
+    """Everything that does not depend on the role: configuration, meta-data, DRBD up, gates, LIO tree.
+    Nothing of it while a disk cannot be used: that may be a mistake in the specification."""
+    if observed.problems:
+        return ()
     storage = (*_replication(desired, observed), *_gates(desired, observed))
     if storage:
         return storage

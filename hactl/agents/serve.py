@@ -18,7 +18,7 @@ from hactl.agents.keeper import Keeper
 from hactl.agents.metrics import Metrics
 from hactl.agents.observe import Common, observe_common
 from hactl.agents.plan import plan
-from hactl.agents.status import node_status, resource_status
+from hactl.agents.status import node_status, resource_plan, resource_status
 from hactl.errors import Failed, HactlError, Refused, Unknown
 
 DEFAULT_SOCKET = Path("/run/hactl/agent.sock")
@@ -69,13 +69,11 @@ class Api:
         return web.json_response(await self.status())
 
     async def _plan(self, _: web.Request) -> web.Response:
+        common = await observe_common(self._agent.kit)
         resources = []
         for name, keeper in sorted(self._agent.keepers.items()):
-            steps = [
-                {"action": type(s).__name__, "description": s.describe(), "reason": s.reason}
-                for s in await keeper.pending()
-            ]
-            resources.append({"name": name, "actions": steps})
+            observed = await keeper.observe(common=common)
+            resources.append(resource_plan(name, plan(keeper.desired(), observed), observed))
         return web.json_response({"schema": 1, "node": self._agent.node, "resources": resources})
 
     async def _promote(self, request: web.Request) -> web.Response:

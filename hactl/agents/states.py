@@ -8,6 +8,7 @@ from enum import Enum, StrEnum, auto
 from typing import Protocol
 
 from hactl.alua.states import AccessState, wanted
+from hactl.model.check import Problem
 from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState, Role
 from hactl.target.gates import GateState, Mode
 
@@ -87,6 +88,7 @@ class ResourceObserved:
     started, so that a kill between writing the file and using it is made good. ``fresh``: volumes whose
     meta-data this node created and whose initial synchronisation is still to be decided. ``export`` are the
     pending changes of the LIO tree, or None if it cannot be planned; ``export_error`` says why.
+    ``problems`` are what keeps this node's disks from being used for volumes that DRBD does not have yet.
     """
 
     configured: bool | None = None
@@ -98,6 +100,7 @@ class ResourceObserved:
     alua: Mapping[int, Mapping[str, AccessState]] = field(default_factory=dict)
     fresh: frozenset[int] = frozenset()
     adjusted: bool = False
+    problems: tuple[Problem, ...] = ()
 
     @property
     def primary(self) -> bool:
@@ -155,7 +158,7 @@ def unready(desired: ResourceDesired, observed: ResourceObserved, *, handover: b
     """
     if not desired.replica:
         return (f"{desired.node} holds no replica of {desired.name}",)
-    reasons: list[str] = []
+    reasons: list[str] = [problem.message for problem in observed.problems]
     state = observed.drbd
     if state is None:
         reasons.append(f"DRBD resource {desired.name} is not up")
@@ -188,7 +191,9 @@ def unready(desired: ResourceDesired, observed: ResourceObserved, *, handover: b
 
 def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str, ...]:
     """What no action of the agent mends and somebody has to know."""
-    found: list[str] = []
+    found: list[str] = [
+        f"{p.message} ({p.hint}) [{p.code}]; {desired.name} is left alone" for p in observed.problems
+    ]
     for volume in desired.volumes:
         gate = observed.gates.get(volume.number)
         if gate is not None and gate.mode is Mode.FOREIGN:

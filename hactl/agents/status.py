@@ -55,8 +55,19 @@ def resource_status(
         "reason": "; ".join(dict.fromkeys(reasons)) or None,
         "volumes": _volumes(desired, observed),
         "connections": _connections(observed),
+        "problems": _problems(observed),
         "pending": [str(step) for step in pending],
     }
+
+
+def resource_plan(name: str, steps: Iterable[Action], observed: ResourceObserved) -> dict[str, Any]:
+    """One resource of the plan document: what would be done, and the problems that keep more from it."""
+    actions = [{"action": type(s).__name__, "description": s.describe(), "reason": s.reason} for s in steps]
+    return {"name": name, "actions": actions, "problems": _problems(observed)}
+
+
+def _problems(observed: ResourceObserved) -> list[dict[str, str]]:
+    return [{"code": p.code, "message": p.message, "hint": p.hint} for p in observed.problems]
 
 
 def _volumes(desired: ResourceDesired, observed: ResourceObserved) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ connected, refuses one of the two.
 
 from __future__ import annotations
 
+import time
 import uuid
 from enum import Enum, auto
 
@@ -15,9 +16,9 @@ import structlog
 from hactl.agents.journal import Handover
 from hactl.agents.keeper import Keeper, held_volumes
 from hactl.agents.peers import ABORTED, BUSY, UNREACHABLE
-from hactl.agents.states import Aspect, ResourceObserved, resyncing, serving
+from hactl.agents.states import Aspect, resyncing, serving
 from hactl.errors import Failed, HactlError, Refused, Unknown
-from hactl.replication.state import ConnectionState
+from hactl.replication.state import ConnectionState, ResourceState, Role
 
 _log = structlog.get_logger("hactl.agent")
 
@@ -31,8 +32,8 @@ class Successor(Enum):
     UNKNOWN = auto()
 
 
-async def check(keeper: Keeper, to: str) -> ResourceObserved:
-    """:class:`Refused` unless ``to`` can take over now; changes nothing. Returns what was seen here."""
+async def check(keeper: Keeper, to: str, handover: str) -> None:
+    """:class:`Refused` unless ``to`` can take over now, and prepares it for that; changes nothing."""
     name = keeper.name
     if to not in {n.name for n in keeper.cluster.nodes}:
         known = ", ".join(n.name for n in keeper.cluster.nodes)
@@ -59,20 +60,49 @@ async def check(keeper: Keeper, to: str) -> ResourceObserved:
         raise Refused("resyncing", f"a resync of {name} is running", "wait for its end: see hactl status")
     if not state.peer_up_to_date(to):
         raise Refused("peer-not-uptodate", f"{to} is not UpToDate for {name}", "wait for the resync")
-    reasons = await keeper.kit.peers.ready(to, name)
+    reasons = await keeper.kit.peers.ready(to, name, handover)
     if reasons:
         raise Refused(
             "not-ready", f"{to} cannot take over {name}: {'; '.join(reasons)}", "see its hactl status"
         )
-    return observed
 
 
 async def hand_over(keeper: Keeper, to: str) -> None:
     """Hand the resource over to ``to``. Raises :class:`Refused` with nothing changed, :class:`Failed` when
     this node is active again, :class:`Unknown` when the agent goes on trying to find out."""
-    await check(keeper, to)
-    await keeper.become_demoted(handover=Handover(id=str(uuid.uuid4()), to=to))
+    handover = Handover(id=str(uuid.uuid4()), to=to)
+    await check(keeper, to, handover.id)
+    began = time.monotonic()
+    await keeper.become_demoted(handover=handover)
+    lack = behind(await keeper.follower.until(keeper.name, _is_secondary), to)
+    if lack:
+        await keeper.back_to_active()
+        raise Failed("rolled-back", f"{keeper.name}: {lack}; active here again", "see drbdsetup status")
     await settle(keeper)
+    _log.info(
+        "handed over",
+        resource=keeper.name,
+        to=to,
+        milliseconds=round((time.monotonic() - began) * 1000, 1),
+    )
+
+
+def _is_secondary(state: ResourceState) -> bool:
+    return state.role is Role.SECONDARY
+
+
+def behind(state: ResourceState | None, to: str) -> str | None:
+    """Why ``to`` may not have every write that was answered here, seen after I/O was held; None if it has.
+
+    Only this node can tell: it may have lost the connection, and gone on alone, some time before ``to``
+    notices. What comes after this makes no difference, since nothing is written any more.
+    """
+    connection = state.connections.get(to) if state is not None else None
+    if state is None or connection is None or connection.state is not ConnectionState.CONNECTED:
+        return f"DRBD lost the connection to {to}"
+    if resyncing(state):
+        return "a resync has begun"
+    return None if state.peer_up_to_date(to) else f"{to} is not UpToDate any more"
 
 
 async def resume(keeper: Keeper) -> None:

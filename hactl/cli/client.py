@@ -1,12 +1,17 @@
-"""Talks to this node's agent: HTTP and JSON over its Unix socket."""
+"""Talks to this node's agent: HTTP and JSON over its Unix socket.
+
+With the standard library: a storage node takes longer to import an HTTP framework than to carry out an order.
+"""
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
+import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
-
-import aiohttp
 
 from hactl.cli.exits import AgentUnreachable
 from hactl.errors import Failed, HactlError, Refused, Unknown
@@ -18,8 +23,22 @@ READ_SECONDS = 15.0
 """How long a question to the agent may take; it observes the kernel to answer."""
 
 
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket; the whole exchange has to end in ``seconds``."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("agent", timeout=seconds)
+        self._path = path
+        self._end = time.monotonic() + seconds
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(max(self._end - time.monotonic(), 0.001))
+        self.sock.connect(self._path)
+
+
 class AgentClient:
-    """One agent; an asynchronous context manager.
+    """One agent.
 
     Every error is one of :mod:`hactl.errors`: :class:`AgentUnreachable` if the request never got there,
     :class:`Refused` and :class:`Failed` as the agent said, and :class:`Unknown` if an order was sent and its
@@ -33,53 +52,51 @@ class AgentClient:
         self._order_seconds = order_seconds
         self._read_seconds = read_seconds
 
-    async def __aenter__(self) -> Self:
-        connector = aiohttp.UnixConnector(path=self._socket)
-        self._session = aiohttp.ClientSession(connector=connector, base_url="http://agent")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-
-    async def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """The node's status document."""
-        return _known(await self._ask("GET", "/v1/status", self._read_seconds))
+        return _known(self._ask("GET", "/v1/status", self._read_seconds))
 
-    async def plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, Any]:
         """What the agent would do next, by resource."""
-        return _known(await self._ask("GET", "/v1/plan", self._read_seconds))
+        return _known(self._ask("GET", "/v1/plan", self._read_seconds))
 
-    async def promote(self, resource: str) -> dict[str, Any]:
+    def promote(self, resource: str) -> dict[str, Any]:
         """Make this node the active one of a resource."""
-        return await self._order(resource, "promote", {})
+        return self._order(resource, "promote", {})
 
-    async def demote(self, resource: str) -> dict[str, Any]:
+    def demote(self, resource: str) -> dict[str, Any]:
         """Make this node a standby one of a resource."""
-        return await self._order(resource, "demote", {})
+        return self._order(resource, "demote", {})
 
-    async def switchover(self, resource: str, to: str) -> dict[str, Any]:
+    def switchover(self, resource: str, to: str) -> dict[str, Any]:
         """Move a resource from this node, which must be the active one, to another."""
-        return await self._order(resource, "switchover", {"to": to})
+        return self._order(resource, "switchover", {"to": to})
 
-    async def _order(self, resource: str, order: str, body: Mapping[str, str]) -> dict[str, Any]:
+    def _order(self, resource: str, order: str, body: Mapping[str, str]) -> dict[str, Any]:
         path = f"/v1/resources/{quote(resource, safe='')}/{order}"
-        return await self._ask("POST", path, self._order_seconds, body)
+        return self._ask("POST", path, self._order_seconds, body)
 
-    async def _ask(
+    def _ask(
         self, method: str, path: str, seconds: float, body: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         order = method == "POST"
-        timeout = aiohttp.ClientTimeout(total=seconds)
+        text = None if body is None else json.dumps(body)
+        connection = _Connection(self._socket, seconds)
         try:
-            async with self._session.request(method, path, json=body, timeout=timeout) as response:
-                status, answer = response.status, await _json(response)
-        except aiohttp.ClientConnectorError as error:
-            raise self._unreachable(error.os_error) from None
+            try:
+                connection.connect()
+            except OSError as error:
+                raise self._unreachable(error) from None
+            connection.request(method, path, text, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            status, answer = response.status, _parsed(response.read())
         except TimeoutError:
             raise self._lost(order, "agent-timeout", f"did not answer within {seconds:g} s") from None
-        except aiohttp.ClientError as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = f"broke off the connection ({type(error).__name__})"
             raise self._lost(order, "agent-connection-lost", reason) from None
+        finally:
+            connection.close()
         if status >= 400:
             raise _error(order, status, answer)
         if not isinstance(answer, dict):
@@ -105,9 +122,9 @@ class AgentClient:
         return AgentUnreachable(code, message, "journalctl -u hactl-agent tells what it is doing")
 
 
-async def _json(response: aiohttp.ClientResponse) -> Any:
+def _parsed(text: bytes) -> Any:
     try:
-        return await response.json(content_type=None)
+        return json.loads(text)
     except ValueError:
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -263,17 +263,11 @@ def agent(
 
 
 def _ask(
-    socket: Path, question: Callable[[AgentClient], Awaitable[dict[str, Any]]], seconds: float = 120.0
+    socket: Path, question: Callable[[AgentClient], dict[str, Any]], seconds: float = 120.0
 ) -> dict[str, Any]:
-    import asyncio
-
     from hactl.cli.client import AgentClient
 
-    async def ask() -> dict[str, Any]:
-        async with AgentClient(str(socket), order_seconds=seconds) as client:
-            return await question(client)
-
-    return asyncio.run(ask())
+    return question(AgentClient(str(socket), order_seconds=seconds))
 
 
 def _order(
@@ -282,7 +276,7 @@ def _order(
     as_json: bool,
     socket: Path,
     timeout: float,
-    order: Callable[[AgentClient], Awaitable[dict[str, Any]]],
+    order: Callable[[AgentClient], dict[str, Any]],
     done: str,
 ) -> None:
     context.obj.json, context.obj.ordering = as_json, True

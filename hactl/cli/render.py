@@ -108,7 +108,10 @@ def _alua(node: str, state: str) -> Text:
 
 def _plan(document: Json) -> Iterable[Text]:
     steps = [(r["name"], a["description"], a["reason"]) for r in document["resources"] for a in r["actions"]]
-    if not steps:
+    problems = [(r["name"], p) for r in document["resources"] for p in r.get("problems", ())]
+    for name, p in problems:
+        yield Text(f"{name}: {p['message']} ({p['hint']}) [{p['code']}]", style="yellow")
+    if not steps and not problems:
         yield Text(f"node {document['node']}: nothing to do")
     for name, description, reason in steps:
         yield Text(f"{name}: {description} ({reason})" if reason else f"{name}: {description}")

@@ -88,7 +88,7 @@ class Drbd:
                 "drbd-bad-event", f"the state of DRBD cannot be read: {error}", "try again"
             ) from None
 
-    async def watch(self) -> AsyncGenerator[dict[str, ResourceState]]:
+    async def watch(self) -> AsyncGenerator[dict[str, ResourceState] | None]:
         broken = 0
         while True:
             # Nothing of a stream that ended is carried over: what happened meanwhile is not known.
@@ -103,10 +103,13 @@ class Drbd:
                             yield snapshot
             except (events2.StreamBrokenError, OSError) as error:
                 reason = str(error)
+            yield None
             delay = _BACKOFF[min(broken, len(_BACKOFF) - 1)]
             broken += 1
-            log.warning("drbd-events-restart", reason=reason, delay=delay)
             await self._sleep(delay)
+            # Only now: a service manager that stops everything at once ends the stream a moment before
+            # whoever reads it.
+            log.warning("drbd-events-restart", reason=reason, delay=delay)
 
     def device(self, minor: int) -> str:
         return f"/dev/drbd{minor}"
@@ -144,6 +147,17 @@ class Drbd:
 
     async def remove_config(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
+
+    async def placed(self, name: str) -> dict[int, str]:
+        return {v.number: v.disk for v in self._volumes(name) or () if v.disk is not None}
+
+    def _volumes(self, name: str) -> tuple[config.LocalVolume, ...] | None:
+        """This node's part of a resource file; None if there is no file, or the node is not in it."""
+        try:
+            text = self._path(name).read_text()
+        except FileNotFoundError:
+            return None
+        return config.read_nodes(text).get(self._node)
 
     def _path(self, name: str) -> Path:
         return self._config_dir / config.file_name(name)
@@ -275,17 +289,14 @@ class Drbd:
         await self._run(["drbdsetup", role, which], name, timeout=self._role_timeout)
 
     def _minors(self, name: str) -> list[str]:
-        try:
-            nodes = config.read_nodes(self._path(name).read_text())
-        except FileNotFoundError:
-            nodes = {}
-        if self._node not in nodes:
+        volumes = self._volumes(name)
+        if volumes is None:
             raise Refused(
                 "drbd-not-configured",
                 f"resource {name} is not configured on node {self._node}",
                 "wait until the agent has written its configuration",
             )
-        return [str(volume.minor) for volume in nodes[self._node]]
+        return [str(volume.minor) for volume in volumes]
 
     async def resize(self, name: str) -> None:
         await self._run(["drbdadm", "resize", name], name)

@@ -37,7 +37,7 @@ class MemoryDrbd:
         instances = self._me.instances
         return {name: self._state(name, instance) for name, instance in instances.items()}
 
-    async def watch(self) -> AsyncGenerator[dict[str, ResourceState]]:
+    async def watch(self) -> AsyncGenerator[dict[str, ResourceState] | None]:
         last: dict[str, ResourceState] | None = None
         while True:
             revision = self.cluster.revision
@@ -62,6 +62,11 @@ class MemoryDrbd:
 
     async def remove_config(self, name: str) -> None:
         self._me.files.pop(name, None)
+
+    async def placed(self, name: str) -> dict[int, str]:
+        file = self._me.files.get(name)
+        volumes = file[1].volumes if file is not None else ()
+        return {v.number: v.disks[self.node] for v in volumes if self.node in v.disks}
 
     async def has_metadata(self, resource: ResourceSpec, volume: int) -> bool:
         return self.cluster.disk(self.node, self._path(resource, volume)).metadata is not None

@@ -21,9 +21,9 @@ class Replication(Protocol):
         """Every resource that is configured in this node's kernel, by name; others' resources included."""
         ...
 
-    def watch(self) -> AsyncIterator[dict[str, ResourceState]]:
+    def watch(self) -> AsyncIterator[dict[str, ResourceState] | None]:
         """The same at once and then again after each change, until the iterator is closed. A stream that
-        breaks is begun anew and what was known before is forgotten."""
+        breaks is begun anew; None says so, and that what was known before may not be so any more."""
         ...
 
     def device(self, minor: int) -> str:
@@ -40,6 +40,11 @@ class Replication(Protocol):
 
     async def remove_config(self, name: str) -> None:
         """Remove a resource file that ``write_config`` wrote; no file is no error."""
+        ...
+
+    async def placed(self, name: str) -> dict[int, str]:
+        """This node's disks by volume number in the resource file that ``write_config`` wrote; empty if there
+        is none."""
         ...
 
     async def has_metadata(self, resource: ResourceSpec, volume: int) -> bool:

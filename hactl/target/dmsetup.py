@@ -132,7 +132,7 @@ def parse(table_text: str, info_text: str) -> dict[str, Device]:
         if not colon:
             raise _unreadable("table", line)
         if words:
-            tables.setdefault(name, []).append(_target(words, line))
+            tables.setdefault(name, []).append(target(words))
     devices = {}
     for line in _lines(info_text):
         fields = line.split("|")
@@ -155,9 +155,10 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and line.strip() != "No devices found"]
 
 
-def _target(words: list[str], line: str) -> Target:
+def target(words: list[str]) -> Target:
+    """One line of a table, as the kernel prints it; :class:`hactl.errors.Failed` for another form."""
     if len(words) < 3 or not words[0].isdigit() or not words[1].isdigit():
-        raise _unreadable("table", line)
+        raise _unreadable("table", " ".join(words))
     start, length, kind = int(words[0]), int(words[1]), words[2]
     if kind == "linear" and len(words) == 5 and words[4].isdigit():
         return Target(start, length, kind, words[3], int(words[4]))

@@ -1,15 +1,15 @@
-"""Gates on the real device-mapper, through dmsetup(8); keeps :class:`hactl.target.gates.Gates`."""
+"""Gates on the real device-mapper; keeps :class:`hactl.target.gates.Gates`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TypeGuard
+from collections.abc import Awaitable, Iterable
+from typing import TypeGuard, TypeVar
 
 from hactl.errors import Failed, Unknown
-from hactl.runner import CommandFailed, CommandTimeout, Runner
 from hactl.target import dmsetup
+from hactl.target.device_mapper import DeviceMapper, DmRefusedError, DmTimeoutError
 from hactl.target.dmsetup import SECTOR, BlockDevices, Device, SysBlock, is_error
 from hactl.target.gate_plan import (
     Clear,
@@ -20,11 +20,14 @@ from hactl.target.gate_plan import (
     backing_of,
     close_steps,
     hold_steps,
+    may_wait,
     mode,
     open_steps,
     resize_steps,
 )
 from hactl.target.gates import GateState, Mode
+
+T = TypeVar("T")
 
 _HOLD = ".hold"
 _GATE_UUID = f"{dmsetup.UUID_PREFIX}gate-"
@@ -34,22 +37,20 @@ _HOLD_UUID = f"{dmsetup.UUID_PREFIX}hold-"
 class DmGates:
     """All gates of this node.
 
-    ``drain`` is how many seconds a change waits for I/O in flight; ``command`` those of any other step.
-    Changes of one gate run one after the other, those of different gates at the same time.
+    ``drain`` is how many seconds a change waits for I/O in flight. Changes of one gate run one after the
+    other, those of different gates at the same time.
     """
 
     def __init__(
         self,
-        runner: Runner,
+        dm: DeviceMapper,
         devices: BlockDevices | None = None,
         *,
         drain: float = 10.0,
-        command: float = 10.0,
     ) -> None:
-        self._runner = runner
+        self._dm = dm
         self._devices = devices or SysBlock()
         self._drain = drain
-        self._command = command
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def observe(self) -> dict[str, GateState]:
@@ -78,18 +79,18 @@ class DmGates:
                 # new one.
                 hold_size = gate.size if _live(gate) else size
                 await self._create_one(name + _HOLD, _HOLD_UUID + name, hold, hold_size)
-                await self._run(name, dmsetup.suspend_argv(name + _HOLD), self._command)
+                await self._run(name, self._dm.suspend(name + _HOLD, self._drain, waits=False))
                 await self._create_one(name, _GATE_UUID + name, gate, size)
             return self._state(*await self._pair(name))
 
     async def _create_one(self, name: str, uuid: str, found: Device | None, size: int) -> None:
         table = dmsetup.error_table(size)
         if found is None:
-            await self._run(name, dmsetup.create_argv(name, uuid, table), self._command)
+            await self._run(name, self._dm.create(name, uuid, table))
         elif not found.table:
             # dmsetup creates, loads and resumes in three calls; it was stopped in between.
-            await self._run(name, dmsetup.load_argv(name, table), self._command)
-            await self._run(name, dmsetup.resume_argv(name), self._command)
+            await self._run(name, self._dm.load(name, table))
+            await self._run(name, self._dm.resume(name, self._drain, waits=False))
 
     async def open(self, name: str, backing: str) -> None:
         async with self._locks[name]:
@@ -144,7 +145,7 @@ class DmGates:
                         f"gate {name}: {device.node} is open",
                         "remove the backstore that uses it first",
                     )
-                await self._run(name, dmsetup.remove_argv(device_name), self._command)
+                await self._run(name, self._dm.remove(device_name))
 
     def _check_size(self, name: str, size: int, number: str) -> None:
         there = self._devices.size(number)
@@ -166,43 +167,32 @@ class DmGates:
 
     async def _pair(self, name: str) -> tuple[Device, Device]:
         """The gate and its hold device. Named, so that the cost does not depend on what else there is."""
-        names = (name, name + _HOLD)
-        try:
-            devices = await self._list(names)
-        except CommandFailed:
-            devices = await self._list(())
+        devices = await self._list((name, name + _HOLD))
         gate, hold = devices.get(name), devices.get(name + _HOLD)
         if not _live(gate) or not _live(hold):
             raise Failed("gate-missing", f"gate {name} does not exist", "create it first")
         return gate, hold
 
     async def _list(self, names: Iterable[str]) -> dict[str, Device]:
-        names = tuple(names)
         try:
-            table, info = await asyncio.gather(
-                self._runner.run(dmsetup.table_argv(names), timeout=self._command),
-                self._runner.run(dmsetup.info_argv(names), timeout=self._command),
-            )
-        except CommandTimeout as error:
+            return await self._dm.devices(names)
+        except DmTimeoutError as error:
             raise Unknown("gate-timeout", f"device-mapper does not answer: {error}") from None
-        except CommandFailed as error:
-            if names:
-                raise
+        except DmRefusedError as error:
             raise Failed("gate-dmsetup", str(error), "load the kernel module dm-mod") from None
-        return dmsetup.parse(table.stdout, info.stdout)
 
     async def _change(self, gate: Device, hold: Device, steps: tuple[Step, ...], wanted: Mode) -> None:
         try:
-            await self._steps(gate.name, steps)
-        except CommandTimeout as error:
+            await self._steps(gate.name, steps, waits=may_wait(mode(gate, hold), wanted))
+        except DmTimeoutError as error:
             await self._after_timeout(gate, hold, wanted, error)
 
-    async def _after_timeout(self, gate: Device, hold: Device, wanted: Mode, error: CommandTimeout) -> None:
+    async def _after_timeout(self, gate: Device, hold: Device, wanted: Mode, error: DmTimeoutError) -> None:
         """Say what became of a change whose last command was killed. The kernel undoes an interrupted wait;
         some versions keep the inactive table then, which would keep DRBD open, so it is cleared."""
         now, _ = await self._pair(gate.name)
         if now.inactive:
-            await self._run(gate.name, dmsetup.clear_argv(gate.name), self._command)
+            await self._run(gate.name, self._dm.clear(gate.name))
         now, hold_now = await self._pair(gate.name)
         if mode(now, hold_now) is wanted:
             return
@@ -218,24 +208,24 @@ class DmGates:
             "gate-timeout", f"gate {gate.name}: {error}", "observe the gate, then try again"
         ) from None
 
-    async def _steps(self, gate: str, steps: Iterable[Step]) -> None:
+    async def _steps(self, gate: str, steps: Iterable[Step], *, waits: bool) -> None:
         for step in steps:
             match step:
                 case Load(name, table):
-                    await self._run(gate, dmsetup.load_argv(name, table), self._command)
+                    await self._run(gate, self._dm.load(name, table))
                 case Clear(name):
-                    await self._run(gate, dmsetup.clear_argv(name), self._command)
+                    await self._run(gate, self._dm.clear(name))
                 case Suspend(name):
-                    await self._run(gate, dmsetup.suspend_argv(name), self._drain, raw=True)
+                    await self._run(gate, self._dm.suspend(name, self._drain, waits=waits), raw=True)
                 case Resume(name):
-                    await self._run(gate, dmsetup.resume_argv(name), self._drain, raw=True)
+                    await self._run(gate, self._dm.resume(name, self._drain, waits=waits), raw=True)
 
-    async def _run(self, gate: str, argv: list[str], timeout: float, *, raw: bool = False) -> None:
+    async def _run(self, gate: str, call: Awaitable[T], *, raw: bool = False) -> T:
         try:
-            await self._runner.run(argv, timeout=timeout)
-        except CommandFailed as error:
+            return await call
+        except DmRefusedError as error:
             raise Failed("gate-dmsetup", f"gate {gate}: {error}") from None
-        except CommandTimeout as error:
+        except DmTimeoutError as error:
             if raw:
                 raise
             raise Unknown(

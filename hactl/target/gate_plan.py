@@ -76,6 +76,12 @@ def mode(gate: Device, hold: Device | None) -> Mode:
     return Mode.HELD if linear_device(gate.table) == hold.number else Mode.OPEN
 
 
+def may_wait(now: Mode, wanted: Mode) -> bool:
+    """Whether the steps from one mode to another may wait for I/O on the backing device. None gets there from
+    a closed gate, and what a held one queued has failed before it is waited for when it is closed."""
+    return not (now is Mode.CLOSED or (now is Mode.HELD and wanted is Mode.CLOSED))
+
+
 def open_steps(gate: Device, hold: Device, backing: str, size: int) -> tuple[Step, ...]:
     """To OPEN on ``backing`` (``major:minor``); what is held goes there first, in its order."""
     steps: list[Step] = []

@@ -15,6 +15,8 @@ from hactl.errors import Failed
 from hactl.replication.memory import MemoryDrbd
 from hactl.replication.memory_cluster import MemoryDrbdCluster
 from hactl.runner import SubprocessRunner
+from hactl.target.device_mapper import Dmsetup
+from hactl.target.dm_ioctl import DmIoctl, kernel
 from hactl.target.gate import DmGates
 from hactl.target.gates import Gates, Mode, gate_name
 from hactl.target.memory_gates import MemoryGates, Write
@@ -69,11 +71,11 @@ class MemoryRig:
 
 
 class FakeDmRig:
-    def __init__(self) -> None:
+    def __init__(self, way: str) -> None:
         self.dm = FakeDm()
         self.backing = "/dev/drbd16"
         self.dm.add_leaf(self.backing, "147:16", SIZE * 2)
-        self.gates = DmGates(self.dm, self.dm)
+        self.gates = DmGates(self.dm.mapper(way), self.dm)
         self._bios: dict[Callable[[], Awaitable[str]], Bio] = {}
 
     async def write(self, value: str) -> Callable[[], Awaitable[str]]:
@@ -93,9 +95,11 @@ class FakeDmRig:
 class RealRig:
     """``dd`` with direct I/O through the kernel's device-mapper."""
 
-    def __init__(self, backing: str) -> None:
+    def __init__(self, backing: str, way: str) -> None:
         self.backing = backing
-        self.gates = DmGates(SubprocessRunner(), drain=5.0)
+        programs = Dmsetup(SubprocessRunner())
+        dm = programs if way == "dmsetup" else DmIoctl(programs, kernel())
+        self.gates = DmGates(dm, drain=5.0)
         self._tasks: dict[Callable[[], Awaitable[str]], asyncio.Task[str]] = {}
 
     async def write(self, value: str) -> Callable[[], Awaitable[str]]:
@@ -127,20 +131,25 @@ REAL = os.environ.get("HACTL_REAL") == "1"
 @pytest.fixture(
     params=[
         "memory",
-        "fake-dm",
-        pytest.param(
-            "real", marks=[pytest.mark.real, pytest.mark.skipif(not REAL, reason="HACTL_REAL is not 1")]
+        "fake-dmsetup",
+        "fake-ioctl",
+        *(
+            pytest.param(
+                name, marks=[pytest.mark.real, pytest.mark.skipif(not REAL, reason="HACTL_REAL is not 1")]
+            )
+            for name in ("real-dmsetup", "real-ioctl")
         ),
     ]
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "memory":
+    kind, _, way = request.param.partition("-")
+    if kind == "memory":
         memory = MemoryRig()
         await memory.start()
         await memory.gates.create(NAME, SIZE)
         yield memory
-    elif request.param == "fake-dm":
-        fake = FakeDmRig()
+    elif kind == "fake":
+        fake = FakeDmRig(way)
         await fake.gates.create(NAME, SIZE)
         yield fake
     else:
@@ -152,7 +161,7 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
             with image.open("wb") as file:
                 file.truncate(SIZE * 2)
             loop = (await runner.run(["losetup", "--find", "--show", str(image)])).stdout.strip()
-        real = RealRig(scratch or loop)
+        real = RealRig(scratch or loop, way)
         await real.gates.create(NAME, SIZE)
         try:
             yield real

@@ -266,13 +266,17 @@ async def test_roles_of_what_is_not_up(rig: Rig) -> None:
 async def test_watch_shows_the_state_at_once_and_each_change(rig: Rig) -> None:
     await bring_up(rig)
     async with contextlib.aclosing(rig.drbd.watch()) as watch:  # type: ignore[type-var]
-        assert (await anext(watch))[NAME].role is Role.SECONDARY
+        first = await anext(watch)
+        assert first is not None
+        assert first[NAME].role is Role.SECONDARY
         await rig.force_primary()
         async for states in watch:
+            assert states is not None, "the stream broke"
             if states[NAME].role is Role.PRIMARY and states[NAME].up_to_date:
                 break
         await rig.drbd.secondary(NAME)
         await rig.drbd.down(NAME)
         async for states in watch:
+            assert states is not None, "the stream broke"
             if NAME not in states:
                 break

@@ -18,6 +18,7 @@ from hactl.alua.states import AccessState
 from hactl.errors import HactlError
 from hactl.model.spec import ClusterSpec
 from hactl.replication.memory import MemoryDrbd, MemoryDrbdCluster
+from hactl.replication.memory_blockdev import MemoryDrbdDevices
 from hactl.target.gates import Mode, gate_name
 from hactl.target.memory import MemoryConfigFs
 from hactl.target.memory_gates import MemoryGates, Write
@@ -128,6 +129,7 @@ class Machine:
     journal: MemoryJournal
     clock: MemoryClock
     fs: MemoryConfigFs
+    disks: MemoryDrbdDevices
 
 
 @dataclass
@@ -135,7 +137,7 @@ class World:
     """The cluster. ``steps`` records (node, resource, step) of everything the agents did."""
 
     spec: ClusterSpec = field(default_factory=cluster)
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = field(default_factory=lambda: Timings(rest=0.0))
 
     def __post_init__(self) -> None:
         self.drbd = MemoryDrbdCluster(NODES)
@@ -144,12 +146,19 @@ class World:
         self.agents: dict[str, Agent] = {}
         self.steps: list[tuple[str, str, str]] = []
         self.kill: Callable[[str, str], bool] = lambda node, step: False
+        self.wrap: Callable[[str, Kit], Kit] = lambda node, kit: kit
         for node in NODES:
             drbd = FaultyDrbd(self.drbd, node)
             fs = MemoryConfigFs()
             exports = LioExports(fs, self.spec, node)
             self.machines[node] = Machine(
-                drbd, FaultyGates(drbd), exports, MemoryJournal(), MemoryClock(), fs
+                drbd,
+                FaultyGates(drbd),
+                exports,
+                MemoryJournal(),
+                MemoryClock(),
+                fs,
+                MemoryDrbdDevices(self.drbd, node),
             )
 
     async def start(self, node: str) -> Agent:
@@ -162,6 +171,7 @@ class World:
             machine.journal,
             self.network.peers(node),
             machine.clock,
+            machine.disks,
         )
 
         def after_step(resource: str, step: str) -> None:
@@ -171,11 +181,16 @@ class World:
                 self.network.services.pop(node, None)
                 raise Killed(f"{node} after {step}")
 
-        agent = Agent(self.spec, node, kit, timings=self.timings, after_step=after_step)
+        agent = Agent(self.spec, node, self.wrap(node, kit), timings=self.timings, after_step=after_step)
         await agent.start()
         self.agents[node] = agent
         self.network.services[node] = agent
         return agent
+
+    def restart_with(self, node: str, spec: ClusterSpec) -> None:
+        """What a new specification changes on a machine before its agent is started again."""
+        machine = self.machines[node]
+        machine.exports = LioExports(machine.fs, spec, node)
 
     async def up(self) -> World:
         for node in NODES:

@@ -1,5 +1,5 @@
-"""An in-memory device-mapper behind the dmsetup arguments that hactl uses: a stateful fake, with its
-refusals.
+"""An in-memory device-mapper behind the dmsetup arguments and the ioctls that hactl uses: a stateful fake,
+with its refusals.
 
 It keeps the kernel's rules that gates rely on: suspend waits for bios in flight and is undone if its process
 is killed; resume with an inactive table suspends if need be, swaps, closes the old table and lets deferred
@@ -8,11 +8,16 @@ bios run on the new one; a suspended device queues what it gets, which is in fli
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hactl.errors import Refused
 from hactl.runner import CommandFailed, CommandTimeout, Completed
+from hactl.target import dm_ioctl as abi
+from hactl.target.device_mapper import DeviceMapper, Dmsetup
 
 
 @dataclass(eq=False)
@@ -113,6 +118,7 @@ class FakeDm:
         self.mapped: dict[str, Mapped] = {}
         self.leaves: dict[str, Leaf] = {}
         self.commands: list[tuple[str, ...]] = []
+        self.programs: list[str] = []
         self.die_after: int | None = None
         self._next = 0
 
@@ -148,12 +154,9 @@ class FakeDm:
     ) -> Completed:
         assert argv[0] == "dmsetup"
         command, options, names = _take_apart(argv[1:])
+        self.programs.append(command)
         if command not in ("table", "info"):
-            if self.die_after is not None and self.die_after <= 0:
-                raise KilledError
-            if self.die_after is not None:
-                self.die_after -= 1
-            self.commands.append((command, *names))
+            self._begin(command, names)
         try:
             out = getattr(self, f"_{command}")(names, options)
         except BlockingIOError:
@@ -165,6 +168,80 @@ class FakeDm:
                 raise CommandFailed(completed) from None
             return completed
         return Completed(tuple(argv), 0, out, "")
+
+    def _begin(self, command: str, names: list[str]) -> None:
+        if self.die_after is not None and self.die_after <= 0:
+            raise KilledError
+        if self.die_after is not None:
+            self.die_after -= 1
+        self.commands.append((command, *names))
+
+    # The ioctls.
+
+    def ioctl(self, command: int, buffer: bytearray) -> None:
+        header = list(abi.HEADER.unpack_from(buffer))
+        assert header[:6] == [4, 0, 0, len(buffer), abi.HEADER.size, command == abi.TABLE_LOAD]
+        name, flags = header[11].rstrip(b"\0").decode(), header[7]
+        if command == abi.LIST_DEVICES:
+            self._list(buffer)
+            return
+        if name not in self.mapped:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        if command == abi.TABLE_STATUS:
+            assert flags == abi.STATUS_TABLE | abi.NOFLUSH
+            self._status(self.mapped[name], buffer)
+            return
+        options = {}
+        if command == abi.TABLE_LOAD:
+            what = "load"
+            start, length, _, _, kind = abi.TARGET.unpack_from(buffer, abi.HEADER.size)
+            parameters = bytes(buffer[abi.HEADER.size + abi.TARGET.size :]).partition(b"\0")[0].decode()
+            options["--table"] = f"{start} {length} {kind.rstrip(bytes(1)).decode()} {parameters}"
+        elif command == abi.TABLE_CLEAR:
+            what = "clear"
+        else:
+            assert command == abi.DEV_SUSPEND
+            what = "suspend" if flags & abi.SUSPEND else "resume"
+        self._begin(what, [name])
+        try:
+            getattr(self, f"_{what}")([name], options)
+        except BlockingIOError:
+            raise AssertionError("it would wait in an ioctl, where nobody can stop it") from None
+        except OSError as error:
+            raise OSError(errno.EIO, error.args[0]) from None
+
+    def _list(self, buffer: bytearray) -> None:
+        at = abi.HEADER.size
+        names = list(self.mapped)
+        buffer[at : at + 12] = bytes(12)
+        for n, name in enumerate(names):
+            room = -(-(12 + len(name) + 1) // 8) * 8
+            after = room if n + 1 < len(names) else 0
+            struct.pack_into("=QI", buffer, at, _number(self.mapped[name].number), after)
+            buffer[at + 12 : at + 12 + len(name) + 1] = name.encode() + b"\0"
+            at += room
+
+    def _status(self, found: Mapped, buffer: bytearray) -> None:
+        header = list(abi.HEADER.unpack_from(buffer))
+        flags = abi.SUSPEND * found.suspended | abi.ACTIVE_PRESENT * (found.live is not None)
+        header[5:8] = [
+            found.live is not None,
+            found.opens,
+            flags | abi.INACTIVE_PRESENT * bool(found.inactive),
+        ]
+        header[10:] = [_number(found.number), found.name.encode(), found.uuid.encode()]
+        abi.HEADER.pack_into(buffer, 0, *header)
+        if found.live is not None:
+            start, length, kind, *rest = found.live.text().split()
+            at = abi.HEADER.size
+            abi.TARGET.pack_into(buffer, at, int(start), int(length), 0, 64, kind.encode())
+            text = " ".join(rest).encode() + b"\0"
+            buffer[at + abi.TARGET.size : at + abi.TARGET.size + len(text)] = text
+
+    def mapper(self, way: str) -> DeviceMapper:
+        """The adapter that reaches this fake by ``dmsetup`` only, or by ``ioctl`` where that is possible."""
+        programs = Dmsetup(self)
+        return programs if way == "dmsetup" else abi.DmIoctl(programs, self.ioctl)
 
     def _get(self, name: str) -> Mapped:
         if name not in self.mapped:
@@ -264,6 +341,11 @@ class FakeDm:
         for bio in deferred:
             device.submit(bio)
         return ""
+
+
+def _number(text: str) -> int:
+    major, _, minor = text.partition(":")
+    return os.makedev(int(major), int(minor))
 
 
 _WITH_VALUE = ("--table", "--uuid", "--separator", "-o")

@@ -254,7 +254,9 @@ def test_primary_is_not_tried_while_the_peer_is() -> None:
 
 @pytest.fixture(params=["file", "memory"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal:
-    return FileJournal(tmp_path / "journal") if request.param == "file" else MemoryJournal()
+    if request.param == "file":
+        return FileJournal(tmp_path / "journal", tmp_path / "run")
+    return MemoryJournal()
 
 
 RECORD = Record(OrderedRole.DEMOTED, "boot", 12.5, "n2", Handover("id", "n2", asked=True), frozenset({0, 3}))
@@ -272,10 +274,31 @@ def test_journal_keeps_what_was_written(journal: Journal) -> None:
 
 
 def test_half_written_file_of_a_kill_is_not_read(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path)
+    journal = FileJournal(tmp_path / "journal", tmp_path / "run")
     journal.write("r0", RECORD)
-    (tmp_path / ".r0.new").write_text('{"schema"')
+    for folder in ("journal", "run"):
+        (tmp_path / folder / ".r0.new").write_text('{"schema"')
     assert journal.read() == {"r0": RECORD}
+
+
+def test_only_what_outlives_a_reboot_is_written_to_the_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "journal"
+    FileJournal(disk, tmp_path / "run").write("r0", RECORD)
+    (written,) = disk.iterdir()
+    before = written.stat().st_ino
+    journal = FileJournal(disk, tmp_path / "run")
+    assert journal.read() == {"r0": RECORD}
+    later = replace(RECORD, role=OrderedRole.ACTIVE, handover=None)
+    journal.write("r0", later)
+    assert written.stat().st_ino == before
+    assert FileJournal(disk, tmp_path / "run").read() == {"r0": later}
+    # After a reboot the folder in memory is empty, and nothing but this is taken from the disk.
+    (record,) = FileJournal(disk, tmp_path / "empty").read().values()
+    assert record.fresh == RECORD.fresh
+    assert restored(record, HELD, boot="boot", now=9.0).handover is None
+    journal.write("r0", replace(later, fresh=frozenset()))
+    (record,) = FileJournal(disk, tmp_path / "empty").read().values()
+    assert record.fresh == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -309,6 +332,7 @@ HELD = found(Role.SECONDARY, (Mode.HELD, Mode.HELD))
         (ACTIVE, "other", found(), OrderedRole.STANDBY),
         (RECORD, "boot", HELD, OrderedRole.DEMOTED),
         (RECORD, "other", found(), OrderedRole.STANDBY),
+        (RECORD, "other", OPEN, OrderedRole.ACTIVE),
         (None, "boot", OPEN, OrderedRole.ACTIVE),
         (None, "boot", HELD, OrderedRole.DEMOTED),
         (None, "boot", found(Role.PRIMARY), OrderedRole.STANDBY),

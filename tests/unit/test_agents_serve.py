@@ -110,7 +110,7 @@ async def test_orders_and_their_errors(ask: Ask, world: World) -> None:
 async def test_plan_tells_what_would_be_done(ask: Ask, world: World) -> None:
     assert await ask("GET", "/v1/plan") == (
         200,
-        {"schema": 1, "node": "n1", "resources": [{"name": R0, "actions": []}]},
+        {"schema": 1, "node": "n1", "resources": [{"name": R0, "actions": [], "problems": []}]},
     )
     world.machines["n1"].fs.write("iscsi/iqn.2024-01.example:r0/tpgt_1/enable", "0")
     _, document = await ask("GET", "/v1/plan")
@@ -198,7 +198,7 @@ async def port(world: World, tls: Path) -> AsyncIterator[int]:
 async def test_agents_talk_over_tls(world: World, tls: Path, port: int) -> None:
     peers = peer.HttpsPeers(local(world.spec), certificates(tls, "n1").client(), port)
     assert (await peers.status("n2")) == await world.agents["n2"].on_status("n1")
-    assert await peers.ready("n2", R0) == ()
+    assert await peers.ready("n2", R0, "id-9") == ()
     assert await peers.abort("n2", R0, "id-0") is False
     error = await refused(peers.promote("n2", R0, "id-0"))
     assert (type(error), error.code) == (Refused, "switchover-aborted")
@@ -207,7 +207,7 @@ async def test_agents_talk_over_tls(world: World, tls: Path, port: int) -> None:
     await peers.promote("n2", R0, "id-1")
     assert await peers.abort("n2", R0, "id-1") is True
     await peers.announce("n2", R0, "n2")
-    assert (await refused(peers.ready("n2", "r9"))).code == "unknown-resource"
+    assert (await refused(peers.ready("n2", "r9", "id-9"))).code == "unknown-resource"
     await peers.close()
 
 

@@ -19,10 +19,10 @@ DRBD = "/dev/drbd16"
 class World:
     """One gate on a DRBD device of a little more than its size, and whoever has it open."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: str) -> None:
         self.dm = FakeDm()
         self.leaf = self.dm.add_leaf(DRBD, "147:16", SIZE + 8192)
-        self.gates = DmGates(self.dm, self.dm)
+        self.gates = DmGates(self.dm.mapper(way), self.dm)
         self.sent: list[Bio] = []
 
     async def create(self) -> None:
@@ -46,9 +46,14 @@ class World:
         return (await self.gates.observe())[NAME]
 
 
+@pytest.fixture(params=["dmsetup", "ioctl"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def world() -> World:
-    world = World()
+async def world(way: str) -> World:
+    world = World(way)
     await world.create()
     return world
 
@@ -97,12 +102,12 @@ async def test_held_io_goes_to_the_backing_device_in_its_order(world: World) -> 
 @pytest.mark.parametrize("interrupted", MODES)
 @pytest.mark.parametrize("before", MODES)
 async def test_every_change_is_completed_from_every_half_way_state(
-    before: Mode, interrupted: Mode, last: Mode, backlog: bool
+    way: str, before: Mode, interrupted: Mode, last: Mode, backlog: bool
 ) -> None:
     """Die after each command of a change, observe, and make another change; nothing hangs, gets lost or
     doubled."""
     for steps in range(10):
-        world = World()
+        world = World(way)
         await world.create()
         await world.change(before)
         if backlog:
@@ -165,6 +170,19 @@ async def test_a_plain_change_takes_two_commands(world: World) -> None:
     world.dm.commands.clear()
     await world.change(Mode.HELD)
     assert world.dm.commands == [("load", NAME), ("resume", NAME)]
+
+
+async def test_programs_are_started_only_where_io_may_be_in_flight(way: str) -> None:
+    world = World(way)
+    await world.create()
+    world.dm.programs.clear()
+    for mode in (Mode.OPEN, Mode.HELD, Mode.CLOSED):
+        await world.change(mode)
+    if way == "ioctl":
+        # The hold, which waits for I/O on DRBD.
+        assert world.dm.programs == ["resume"]
+    else:
+        assert len(world.dm.programs) > len(world.dm.commands)
 
 
 @pytest.mark.parametrize("change", [Mode.HELD, Mode.CLOSED])
@@ -242,9 +260,9 @@ async def test_others_devices_are_not_gates(world: World) -> None:
     assert "hactl.r1.0" in world.dm.mapped
 
 
-async def test_creation_is_completed_from_every_half_way_state() -> None:
+async def test_creation_is_completed_from_every_half_way_state(way: str) -> None:
     for steps in range(5):
-        world = World()
+        world = World(way)
         world.dm.die_after = steps
         try:
             await world.gates.create(NAME, SIZE)
@@ -256,8 +274,8 @@ async def test_creation_is_completed_from_every_half_way_state() -> None:
     pytest.fail("the creation never ended")
 
 
-async def test_a_device_without_a_table_is_completed() -> None:
-    world = World()
+async def test_a_device_without_a_table_is_completed(way: str) -> None:
+    world = World(way)
     await world.gates.create(NAME, SIZE)
     for name in (NAME, HOLD):
         world.dm.mapped[name].live = None
@@ -274,9 +292,9 @@ async def test_a_lost_hold_device_is_made_again(world: World) -> None:
 
 @pytest.mark.parametrize("size", [SIZE // 2, SIZE + 4096])
 @pytest.mark.parametrize("mode", [Mode.CLOSED, Mode.OPEN])
-async def test_resize_keeps_the_mode_and_survives_interruption(mode: Mode, size: int) -> None:
+async def test_resize_keeps_the_mode_and_survives_interruption(mode: Mode, size: int, way: str) -> None:
     for steps in range(10):
-        world = World()
+        world = World(way)
         await world.create()
         await world.change(mode)
         world.dm.die_after = steps

@@ -10,7 +10,7 @@ import pytest
 
 from hactl.errors import Failed, Refused, Unknown
 from hactl.replication.drbd import Drbd
-from hactl.replication.state import Role
+from hactl.replication.state import ResourceState, Role
 from hactl.replication.stream import Lines, stream_lines
 from hactl.runner import CommandFailed, CommandTimeout, Completed
 from tests.unit.replication_spec import cluster, resource
@@ -279,7 +279,8 @@ async def test_a_running_watch_names_the_peer_of_a_new_resource_on_8_4(tmp_path:
         spec = resource()
         await drbd.write_config(cluster(spec), spec)
         await anext(watch)
-        assert set((await anext(watch))["r0"].connections) == {"n2"}
+        (state,) = (await anext(watch) or {}).values()
+        assert set(state.connections) == {"n2"}
 
 
 class Streams:
@@ -308,6 +309,11 @@ class Streams:
         self.slept.append(seconds)
 
 
+def roles(states: dict[str, ResourceState] | None) -> list[Role]:
+    assert states is not None
+    return [state.role for state in states.values()]
+
+
 async def test_watch_begins_anew_and_forgets(tmp_path: Path) -> None:
     first = [
         "exists resource name:r0 role:Secondary suspended:no",
@@ -317,8 +323,11 @@ async def test_watch_begins_anew_and_forgets(tmp_path: Path) -> None:
     streams = Streams([*first, "- skipped 1", "change resource name:r0 role:Secondary"], ["exists -"], [])
     drbd = Drbd(FakeUtils(V9), tmp_path, node="n1", stream=streams.start, sleep=streams.sleep)
     async with contextlib.aclosing(drbd.watch()) as watch:
-        assert (await anext(watch))["r0"].role is Role.SECONDARY
-        assert (await anext(watch))["r0"].role is Role.PRIMARY
+        assert roles(await anext(watch)) == [Role.SECONDARY]
+        assert roles(await anext(watch)) == [Role.PRIMARY]
+        # What was known does not hold any more from here on, and not only from the next stream on.
+        assert await anext(watch) is None
+        assert streams.slept == []
         assert await anext(watch) == {}
         assert streams.slept == [0.1]
         assert streams.open == 1
@@ -329,7 +338,8 @@ async def test_watch_waits_longer_when_no_dump_comes(tmp_path: Path) -> None:
     streams = Streams([], [], [], ["exists -"])
     drbd = Drbd(FakeUtils(V9), tmp_path, node="n1", stream=streams.start, sleep=streams.sleep)
     async with contextlib.aclosing(drbd.watch()) as watch:
-        assert await anext(watch) == {}
+        told = [await anext(watch) for _ in range(4)]
+    assert told == [None, None, None, {}]
     assert streams.slept == [0.1, 0.2, 0.5]
 
 

@@ -211,10 +211,14 @@ async def test_a_diskless_node_can_be_primary(three: World) -> None:
 
 async def test_watch_wakes_up(world: World) -> None:
     async with contextlib.aclosing(world.drbd["n2"].watch()) as watch:
-        assert (await anext(watch))["r0"].connections["n1"].role is Role.SECONDARY
+        first = await anext(watch)
+        assert first is not None
+        assert first["r0"].connections["n1"].role is Role.SECONDARY
         waiting = asyncio.ensure_future(anext(watch))
         await world.drbd["n1"].primary("r0")
-        assert (await waiting)["r0"].connections["n1"].role is Role.PRIMARY
+        second = await waiting
+        assert second is not None
+        assert second["r0"].connections["n1"].role is Role.PRIMARY
 
 
 async def test_resize_takes_what_both_disks_offer(world: World) -> None:

@@ -1,0 +1,278 @@
+"""The main story on real kernels: one replicated LUN that changes nodes while a client writes to it.
+
+The tests follow each other on one lab, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import plot, story
+from lab.api import Lab, Machine
+
+SWITCHOVERS = 10
+OUT = Path("out")
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Lab) -> Lab:
+    """The lab with r0 replicated, exported from n1 and n2, and active (at first on n1)."""
+    story.start_agents(lab, story.specification(lab))
+    story.wait_until_ready(lab)
+    if not any(r["active_node"] for r in story.status(lab["n1"])["resources"]):
+        lab["n1"].succeed("hactl promote r0")
+    story.wait_until_ready(lab)
+    return lab
+
+
+@pytest.fixture(scope="module")
+def device(cluster: Lab) -> str:
+    """The client's multipath device."""
+    return story.attach(cluster)
+
+
+@pytest.fixture
+def load(cluster: Lab, device: str) -> Iterator[story.Load]:
+    """fio writing and verifying for as long as the test lasts; whatever happens, it saw no error."""
+    running = story.Load(cluster["c1"], device)
+    running.start()
+    yield running
+    if running.running:
+        report = running.stop()
+        assert report.error == 0
+        assert report.writes > 0
+
+
+def active_node(lab: Lab) -> str:
+    """The one node whose gate is open; more than one, or none, is a failure."""
+    opened = [
+        n.name
+        for n in lab.nodes[:2]
+        if " linear " in n.succeed("dmsetup table hactl.r0.0") and _leads_to_drbd(n)
+    ]
+    assert len(opened) == 1, f"open gates: {opened}"
+    return opened[0]
+
+
+def _leads_to_drbd(node: Machine) -> bool:
+    # 147 is DRBD's major number (Documentation/admin-guide/devices.txt).
+    return " 147:" in node.succeed("dmsetup table hactl.r0.0")
+
+
+def standby_node(lab: Lab) -> str:
+    """The replica that is not active."""
+    return "n1" if active_node(lab) == "n2" else "n2"
+
+
+def configfs(node: Machine) -> str:
+    """Everything in LIO's tree that can be read, but for counters."""
+    return node.succeed(
+        "cd /sys/kernel/config/target"
+        " && find . -type f -readable ! -path '*statistics*' ! -name info ! -name control | sort | xargs grep -H . ; find . -type l -printf '%p -> %l\\n' | sort"
+    )
+
+
+def test_nothing_is_left_to_do_and_a_restarted_agent_changes_nothing(cluster: Lab) -> None:
+    for node in cluster.nodes:
+        plan = json.loads(node.succeed("hactl plan --json"))
+        assert [r["actions"] for r in plan["resources"]] == [[] for _ in plan["resources"]], node.name
+    before = [configfs(node) for node in cluster.nodes[:2]]
+    for node in cluster.nodes[:2]:
+        node.succeed("systemctl restart hactl-agent")
+    story.wait_until_ready(cluster)
+    assert [configfs(node) for node in cluster.nodes[:2]] == before
+    active_node(cluster)
+
+
+def test_discovery_shows_each_nodes_own_portals_and_no_shadow(cluster: Lab, device: str) -> None:
+    client = cluster["c1"]
+    for node, tag in (("n1", 1), ("n2", 2)):
+        address, address6 = story.portals(cluster, node)
+        shown = client.succeed(f"iscsiadm -m discovery -t sendtargets -p {address}")
+        assert sorted(shown.split("\n")[:-1]) == sorted(
+            f"{portal}:3260,{tag} {story.TARGET}" for portal in (address, f"[{address6}]")
+        )
+
+
+def test_identity_is_the_same_on_all_paths(cluster: Lab, device: str) -> None:
+    client = cluster["c1"]
+    pages: dict[str, list[str]] = {"sn": [], "di_lu": []}
+    ports = []
+    for path in story.paths(client):
+        pages["sn"].append(client.succeed(f"sg_vpd --page=sn /dev/{path.device}"))
+        identification = client.succeed(f"sg_vpd --page=di /dev/{path.device}")
+        pages["di_lu"].append(identification.partition("\n  Target port:")[0])
+        ports.append((path.portal, re.findall(r"Relative target port: (0x[0-9a-f]+)", identification)))
+    assert len(pages["sn"]) == 2
+    assert pages["sn"][0] == pages["sn"][1]
+    assert pages["di_lu"][0] == pages["di_lu"][1]
+    assert "NAA" in pages["di_lu"][0]
+    # RTPI = resource id * 16 + node id.
+    expected = {story.portals(cluster, "n1")[0]: ["0x11"], story.portals(cluster, "n2")[0]: ["0x12"]}
+    assert dict(ports) == expected
+
+
+def port_groups(client: Machine, device: str) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """REPORT TARGET PORT GROUPS through one path: group → (state, RTPIs) (SPC-4 6.37)."""
+    raw = bytes.fromhex(client.succeed(f"sg_rtpg --raw /dev/{device} | od -An -v -tx1"))
+    length = int.from_bytes(raw[:4], "big")
+    groups, at = {}, 4
+    while at < 4 + length:
+        count = raw[at + 7]
+        ports = tuple(int.from_bytes(raw[at + 8 + 4 * i + 2 : at + 12 + 4 * i], "big") for i in range(count))
+        groups[int.from_bytes(raw[at + 2 : at + 4], "big")] = (raw[at] & 0x0F, ports)
+        at += 8 + 4 * count
+    return groups
+
+
+def test_every_path_reports_the_whole_truth(cluster: Lab, device: str) -> None:
+    seen = [port_groups(cluster["c1"], path.device) for path in story.paths(cluster["c1"])]
+    for groups in seen:
+        named = {k: v for k, v in groups.items() if k != 0}
+        states = {1: 0, 2: 2} if active_node(cluster) == "n1" else {1: 2, 2: 0}  # active/optimized, standby
+        assert named == {1: (states[1], (0x11,)), 2: (states[2], (0x12,))}
+        assert groups.get(0, (2, ()))[1] == ()  # LIO's default group has no port
+
+
+def test_ten_switchovers_under_load(cluster: Lab, device: str, load: story.Load) -> None:
+    client = cluster["c1"]
+    measured = []
+    for number in range(1, SWITCHOVERS + 1):
+        source, destination = active_node(cluster), standby_node(cluster)
+        measured.append(story.switchover(cluster, number, source, destination))
+        assert active_node(cluster) == destination
+        seen = story.wait_until_paths(client, active=destination, lab=cluster)
+        assert sorted(p.checker for p in seen) == ["ghost", "ready"]
+        load.wait_for_progress()
+    report = load.stop()
+    assert report.error == 0
+    assert report.writes > 0
+    assert report.reads > 0  # verified
+    assert client.execute("dmesg | grep -iE 'I/O error.* dev dm-'").out == ""
+    OUT.mkdir(exist_ok=True)
+    plot.pauses(report, measured, OUT / "switchovers.png")
+    text = story.table(report, measured)
+    print(text)
+    (OUT / "switchovers.txt").write_text(text)
+
+
+def test_a_pattern_written_before_is_there_after(cluster: Lab, device: str) -> None:
+    client = cluster["c1"]
+    job = (
+        f"fio --name=pattern --filename={device} --offset=128M --size=32M --bs=64k --rw=write --direct=1"
+        " --ioengine=libaio --iodepth=8 --verify=sha256 --verify_fatal=1"
+    )
+    client.succeed(f"{job} --do_verify=0", timeout=300)
+    cluster[active_node(cluster)].succeed(f"hactl switchover r0 --to {standby_node(cluster)}")
+    client.succeed(f"{job} --verify_only=1", timeout=300)
+
+
+def test_a_write_to_the_standby_path_reaches_no_disk(cluster: Lab, device: str) -> None:
+    client, standby = cluster["c1"], standby_node(cluster)
+    portal = story.portals(cluster, standby)[0]
+    path = next(p.device for p in story.paths(client) if p.portal == portal)
+    disks = {n: story.disk(cluster, n) for n in ("n1", "n2")}
+    block = (
+        200 << 8
+    )  # in 4 KiB blocks: 200 MiB into the unit, and into the disk, whose meta-data is at its end
+
+    def on_disks() -> list[str]:
+        read = "dd if={} bs=4k count=1 skip={} iflag=direct status=none | sha256sum"
+        return [cluster[n].succeed(read.format(d, block)) for n, d in disks.items()]
+
+    client.succeed(f"dd if=/dev/urandom of={device} bs=4k count=1 seek={block} oflag=direct status=none")
+    before = on_disks()
+    assert before[0] == before[1]
+    for _ in range(5):
+        error = client.fail(
+            f"sg_dd if=/dev/urandom of=/dev/{path} bs=512 count=8 seek={block * 8} blk_sgio=1 2>&1"
+        )
+        assert error
+        client.fail(f"dd if=/dev/urandom of=/dev/{path} bs=4k count=1 seek={block} oflag=direct")
+    assert on_disks() == before
+
+
+def test_refused_while_the_destination_is_not_up_to_date(cluster: Lab, load: story.Load) -> None:
+    active, standby = active_node(cluster), standby_node(cluster)
+    # A replication link that was down leaves the standby behind; a resync that is paused leaves it so.
+    cluster[active].succeed("drbdadm pause-sync r0")
+    cluster.cut("replication", standby)
+    cluster[active].wait_until_succeeds("drbdadm cstate r0 | grep -v Connected")
+    load.wait_for_progress()
+    refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
+    assert "not-connected" in refused
+    cluster.heal()
+    cluster[active].wait_until_succeeds("drbdadm cstate r0 | grep -E 'PausedSyncS|SyncSource'", timeout=90)
+    refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
+    assert "resyncing" in refused or "not-uptodate" in refused
+    assert active_node(cluster) == active
+    cluster[active].succeed("drbdadm resume-sync r0")
+    cluster[active].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
+
+
+def test_refused_while_the_destination_cannot_be_reached(cluster: Lab, load: story.Load) -> None:
+    active, standby = active_node(cluster), standby_node(cluster)
+    cluster.cut("cluster", standby)
+    refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
+    assert "unreachable" in refused
+    assert standby in refused
+    assert active_node(cluster) == active
+    cluster.heal()
+    cluster[standby].succeed("systemctl stop hactl-agent")
+    refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
+    assert "unreachable" in refused
+    assert active_node(cluster) == active
+    cluster[standby].succeed("systemctl start hactl-agent")
+
+
+def test_refused_while_the_destination_has_no_gate(cluster: Lab, load: story.Load) -> None:
+    active, standby = active_node(cluster), standby_node(cluster)
+    # LIO holds a gate open, so by hand it can only be given another table. The agent puts that right at its
+    # next pass; until then, nothing may be moved there.
+    meddle = (
+        "dmsetup --noudevsync load hactl.r0.0 --table '0 1048576 zero'"
+        " && dmsetup --noudevsync resume hactl.r0.0 && dmsetup table hactl.r0.0"
+    )
+    assert "zero" in cluster[standby].succeed(meddle)
+    refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
+    assert "gate" in refused
+    assert active_node(cluster) == active
+    cluster[standby].succeed("systemctl restart hactl-agent")
+    cluster[standby].wait_until_succeeds("dmsetup table hactl.r0.0 | grep error")
+
+
+def test_agents_killed_in_the_middle(cluster: Lab, load: story.Load) -> None:
+    """kill -9 of either agent at moments spread over a switchover: it ends in one of two sound states."""
+    for number in range(12):
+        active, standby = active_node(cluster), standby_node(cluster)
+        victim = cluster[active if number % 2 else standby]
+        delay = 0.05 + 0.15 * (number // 2)
+        order = f"hactl switchover r0 --to {standby} >/tmp/order 2>&1"
+        cluster[active].succeed(f"systemd-run --unit=order --collect bash -c '{order}'")
+        # Not waiting for anything: the moment of the kill is what is varied here.
+        victim.succeed(f"sleep {delay}; systemctl kill --signal=KILL hactl-agent")
+        load.wait_for_progress()
+        cluster[active].wait_until_succeeds("! systemctl is-active order", timeout=60)
+        story.wait_until_settled(cluster)
+        story.wait_until_paths(cluster["c1"], active=active_node(cluster), lab=cluster)
+
+
+def test_foreign_targets_are_left_alone(cluster: Lab) -> None:
+    node = cluster["n1"]
+    node.succeed(
+        "truncate -s 16M /root/other.img && targetcli /backstores/fileio create other /root/other.img 16M"
+        " && targetcli /iscsi create iqn.2003-01.org.example:other"
+        " && targetcli /iscsi/iqn.2003-01.org.example:other/tpg1/luns create /backstores/fileio/other"
+    )
+    node.succeed("systemctl restart hactl-agent")
+    story.wait_until_settled(cluster)
+    assert "other" in node.succeed("targetcli ls /iscsi/iqn.2003-01.org.example:other/tpg1/luns")
+    node.succeed(
+        "targetcli /iscsi delete iqn.2003-01.org.example:other && targetcli /backstores/fileio delete other"
+    )
+    assert active_node(cluster) in ("n1", "n2")

@@ -1,0 +1,166 @@
+"""The manual says what the code does: every error code is in its table, and its examples are good."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hactl.cli.exits import Exit
+from hactl.model.load import load
+
+TREE = Path(__file__).parents[2]
+DOCUMENTS = [*sorted((TREE / "docs").rglob("*.md")), TREE / "README.md", TREE / "CHANGELOG.md"]
+
+POSITION = {
+    "Refused": 0, "Failed": 0, "Unknown": 0, "AgentUnreachable": 0, "kind": 0, "_lost": 1,
+    "Problem": 1, "Fault": 2, "_fault": 2, "_add": 2, "Finding": 4,
+}  # fmt: skip
+"""Which argument of a call is an error code. ``super().__init__`` of an error counts as position 0."""
+
+COMPOSED = {
+    "{what}-unknown": {"node-unknown", "host-unknown"},
+    "{what}-listed-twice": {"node-listed-twice", "host-listed-twice"},
+    "{what}-name": {"node-name", "resource-name"},
+    "configfs-{name.lower()}": {"configfs-*"},
+}
+"""Codes that are put together from a word, by their pattern in the source."""
+
+TABLES = {
+    "cli/client.py",
+    "model/chap.py",
+    "model/check.py",
+    "replication/errors.py",
+}
+"""Modules that keep codes in tuples, beside their messages."""
+
+PASSED_ON = {"agents/disks.py", "agents/errors_http.py", "cli/client.py", "model/load.py", "model/tree.py"}
+"""Modules that hand on a code that came from elsewhere."""
+
+_CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+\Z")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted((TREE / "hactl").rglob("*.py")):
+        # Twins repeat the codes of what they stand for.
+        if not path.name.startswith("memory"):
+            yield path.relative_to(TREE / "hactl").as_posix(), ast.parse(path.read_text())
+
+
+def constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            for target in node.targets:
+                if isinstance(target, ast.Name) and isinstance(node.value.value, str):
+                    yield target.id, node.value.value
+
+
+def called(node: ast.Call) -> str:
+    """Name of what is called, without what it is an attribute of."""
+    if isinstance(node.func, ast.Attribute):
+        return "Refused" if ast.unparse(node.func) == "super().__init__" else node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def pattern(text: ast.JoinedStr) -> str:
+    """An f-string as it is written."""
+    return ast.unparse(text)[2:-1]
+
+
+def codes_in(name: str, tree: ast.Module, known: dict[str, str]) -> set[str]:
+    """Every error code a module can give; what cannot be told fails the test that asks."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple) and name in TABLES:
+            words = (e.value for e in node.elts if isinstance(e, ast.Constant) and isinstance(e.value, str))
+            found |= {word for word in words if _CODE.match(word)}
+        if isinstance(node, ast.Dict):
+            found |= {
+                value.value
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+                and key.value == "code"
+                and isinstance(value, ast.Constant)
+                and isinstance(value.value, str)
+            }
+        if not isinstance(node, ast.Call) or len(node.args) <= POSITION.get(called(node), 99):
+            continue
+        if called(node) == "Refused" and "super()" in ast.unparse(node.func) and not _is_error(node):
+            continue
+        argument = node.args[POSITION[called(node)]]
+        match argument:
+            case ast.Constant(value=str(code)):
+                found.add(code)
+            case ast.Name(id=constant) if constant in known:
+                found.add(known[constant])
+            case ast.JoinedStr():
+                found |= COMPOSED[pattern(argument)]
+            case _:
+                assert name in PASSED_ON | TABLES, (
+                    f"hactl/{name}:{node.lineno}: which codes can {ast.unparse(argument)} be? "
+                    "Write it out there, or teach this test"
+                )
+    return found
+
+
+def _is_error(node: ast.Call) -> bool:
+    return isinstance(node.args[0], ast.Constant) and bool(_CODE.match(str(node.args[0].value)))
+
+
+def in_code() -> set[str]:
+    trees = dict(modules())
+    known = {constant: value for tree in trees.values() for constant, value in constants(tree)}
+    return set().union(*(codes_in(name, tree, known) for name, tree in trees.items()))
+
+
+def in_manual() -> list[str]:
+    text = (TREE / "docs/operations.md").read_text().partition("\n## Error codes\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
+
+
+def test_every_error_code_is_in_the_manual_and_no_other() -> None:
+    code = in_code()
+    assert {"rolled-back", "busy", "chap-null", "drbd-in-use", "spec-invalid", "yaml-merge"} <= code
+    manual = in_manual()
+    assert code - set(manual) == set(), "not in docs/operations.md"
+    assert set(manual) - code == set(), "in docs/operations.md, and nowhere in the code"
+    assert len(manual) == len(set(manual)), "twice in docs/operations.md"
+
+
+def test_every_exit_code_is_in_the_manual() -> None:
+    text = (TREE / "docs/operations.md").read_text().partition("\n## Exit codes\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert rows == [str(int(code)) for code in Exit]
+
+
+def test_the_specification_in_the_readme_is_good() -> None:
+    examples = re.findall(r"^```yaml\n(.*?)^```", (TREE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(examples) == 1
+    cluster = load(examples[0], max_replicas=2)
+    assert cluster.resource("r0").replicas == ("alpha", "beta")
+
+
+def anchors(path: Path) -> set[str]:
+    """What a heading's link is called: lower case, spaces as hyphens, other signs left out."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(TREE).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name) if name else document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(TREE).as_posix())
+def test_files_that_are_named_exist(document: Path) -> None:
+    for name in re.findall(r"`((?:hactl|lab|tests|docs|requirements)/[\w./-]+)`", document.read_text()):
+        assert (TREE / name).exists(), name
