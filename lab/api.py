@@ -10,35 +10,25 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import json
+import contextlib
+import itertools
 import os
 import shlex
 import shutil
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lab import images, machinery
-from lab.layout import Kind, machines
-from lab.recipe import RECIPES
+from lab import launch, wire
+from lab.builder import Progress
+from lab.errors import CommandError, LabError
+from lab.launch import HOME
 
-HOME = Path(os.environ.get("HACTL_LAB_HOME", "/var/tmp/hactl-lab"))  # noqa: S108 (folders are made 0700)
-
-
-class LabError(Exception):
-    """Something the lab could not do."""
-
-
-class CommandError(LabError):
-    """A command in a machine ended otherwise than expected."""
+__all__ = ["HOME", "CommandError", "Lab", "LabError", "Machine", "Result", "in_parallel"]
 
 
 @dataclass(frozen=True)
@@ -58,28 +48,43 @@ class Machine:
         self.name = name
 
     def stream(
-        self, argv: list[str], timeout: float | None = None, stdin: bytes | None = None
+        self, argv: list[str], timeout: float | None = None, stdin: bytes | Iterable[bytes] | None = None
     ) -> Iterator[tuple[str, bytes | int]]:
-        """Run a program: ("out" or "err", bytes) as it comes, then ("exit", status)."""
-        given = None if stdin is None else base64.b64encode(stdin).decode()
-        for message in self.lab.request("exec", machine=self.name, argv=argv, timeout=timeout, stdin=given):
+        """Run a program: ("out" or "err", bytes) as it comes, then ("exit", status).
+
+        ``timeout``: seconds until it is killed. ``stdin``: all of its standard input, or pieces of it, which
+        are taken from the iterable as the program reads; None for an empty one. A program that cannot be
+        started gives 127 or 126, as in a shell; one that died of a signal, 128 and its number.
+        """
+        given = None if stdin is None else [stdin] if isinstance(stdin, bytes) else stdin
+        fields: dict[str, Any] = {"machine": self.name, "argv": argv, "timeout": timeout}
+        if given is not None:
+            fields["stdin"] = True
+        for message in wire.ask(self.lab.folder, "exec", given, **fields):
             for stream in ("out", "err"):
                 if stream in message:
                     yield stream, base64.b64decode(message[stream])
             if "exit" in message:
                 yield "exit", message["exit"]
 
-    def execute(self, command: str | list[str], timeout: float = 120, stdin: bytes | None = None) -> Result:
-        """Run a program, or a line for the shell, whatever its exit status."""
-        argv = ["bash", "-c", f"set -o pipefail; {command}"] if isinstance(command, str) else command
-        collected = {"out": b"", "err": b""}
+    def execute_raw(
+        self, argv: list[str], timeout: float = 120, stdin: bytes | Iterable[bytes] | None = None
+    ) -> tuple[int, bytes, bytes]:
+        """Run a program for its exit status, output and errors."""
+        collected: dict[str, list[bytes]] = {"out": [], "err": []}
         status = -1
         for kind, data in self.stream(argv, timeout, stdin):
             if isinstance(data, bytes):
-                collected[kind] += data
+                collected[kind].append(data)
             else:
                 status = data
-        return Result(status, collected["out"].decode(errors="replace"), collected["err"].decode(errors="replace"))
+        return status, b"".join(collected["out"]), b"".join(collected["err"])
+
+    def execute(self, command: str | list[str], timeout: float = 120, stdin: bytes | None = None) -> Result:
+        """Run a program, or a line for the shell, whatever its exit status."""
+        argv = ["bash", "-c", f"set -o pipefail; {command}"] if isinstance(command, str) else command
+        status, out, err = self.execute_raw(argv, timeout, stdin)
+        return Result(status, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def succeed(self, command: str | list[str], timeout: float = 120, stdin: bytes | None = None) -> str:
         """Run it and give its output; :class:`CommandError` with all of its output if it fails."""
@@ -95,8 +100,11 @@ class Machine:
             raise CommandError(self._report(command, result) + "\nbut was expected to fail")
         return result.out + result.err
 
-    def wait_until_succeeds(self, command: str | list[str], timeout: float = 60, interval: float = 0.1) -> str:
-        """Run it again and again until it succeeds, for ``timeout`` seconds at most; then raise with its last words."""
+    def wait_until_succeeds(
+        self, command: str | list[str], timeout: float = 60, interval: float = 0.1
+    ) -> str:
+        """Run it again and again until it succeeds, for ``timeout`` seconds at most; then raise with its last
+        words."""
         end = time.monotonic() + timeout
         while True:
             result = self.execute(command)
@@ -118,7 +126,10 @@ class Machine:
 
     def read(self, path: str) -> bytes:
         """A file's content."""
-        return self.succeed(["base64", "-w0", path]) and base64.b64decode(self.succeed(["base64", "-w0", path]))
+        status, out, err = self.execute_raw(["cat", "--", path])
+        if status != 0:
+            raise CommandError(f"{self.name}: {err.decode(errors='replace').strip()}")
+        return out
 
     def start(self) -> None:
         """Power on and wait for the control line."""
@@ -139,13 +150,16 @@ class Machine:
     @property
     def state(self) -> str:
         """off, booting, up or frozen."""
-        return next(m["state"] for m in self.lab.status()["machines"] if m["name"] == self.name)
+        return next(str(m["state"]) for m in self.lab.status()["machines"] if m["name"] == self.name)
 
     @property
     def console(self) -> str:
-        """All that the consoles showed."""
-        files = sorted((self.lab.folder / self.name).glob("console.log*"))
-        return "".join(file.read_text(errors="replace") for file in files)
+        """All that its console showed since its disks are new: the kernel's messages and its journal's lines.
+
+        It survives crashes of the machine, which the journal itself does not.
+        """
+        file = self.lab.folder / self.name / "console.log"
+        return file.read_text(errors="replace") if file.exists() else ""
 
 
 class Lab:
@@ -153,12 +167,13 @@ class Lab:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.folder = HOME / name
-        self._owner: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.folder = launch.folder_of(name)
+        self._started: launch.Started | None = None
         self.machines = {m["name"]: Machine(self, m["name"]) for m in self.status()["machines"]}
 
     def __getitem__(self, name: str) -> Machine:
+        if name not in self.machines:
+            raise LabError(f"lab {self.name!r} has no machine {name!r}: there are {', '.join(self.machines)}")
         return self.machines[name]
 
     @property
@@ -166,32 +181,10 @@ class Lab:
         """The storage nodes."""
         return [m for m in self.machines.values() if m.name.startswith("n")]
 
-    def request(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
-        """Ask the supervisor; give its answers up to the last."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            try:
-                connection.connect(str(self.folder / "lab.sock"))
-            except OSError as error:
-                raise LabError(f"lab {self.name!r} is not running: `lab up` starts it") from error
-            with connection.makefile("rb") as answers:
-                try:
-                    connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
-                    lines = iter(answers.readline, b"")
-                    for line in lines:
-                        message = json.loads(line)
-                        if "done" in message:
-                            return
-                        if "error" in message:
-                            raise LabError(f"{fields.get('machine', self.name)}: {message['error']}")
-                        yield message
-                except OSError:
-                    pass
-        raise LabError(f"lab {self.name!r} went away")
-
     def call(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask the supervisor; give its last answer with content."""
         result: dict[str, Any] = {}
-        for message in self.request(op, **fields):
+        for message in wire.ask(self.folder, op, **fields):
             result = message
         return result
 
@@ -207,16 +200,22 @@ class Lab:
         """Undo every cut."""
         self.call("heal")
 
-    def down(self) -> None:
-        """End it and wait until all of it is gone; disks stay."""
-        self.call("down")
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # held by the supervisor for as long as it lives
-        if self._process is not None:
-            self._process.wait()
-        if self._owner is not None:
-            os.close(self._owner)
-            self._owner = None
+    @property
+    def supervisor(self) -> int:
+        """The id of the process that is the lab: the first of its PID namespace."""
+        with wire.connect(self.folder) as connection:
+            return wire.listener(connection)
+
+    def down(self, remove: bool = False) -> None:
+        """End it and wait until all of it is gone; disks stay, unless ``remove``."""
+        try:
+            wire.end(self.folder)
+        finally:
+            if self._started is not None:
+                launch.abandon(self._started)
+                self._started = None
+        if remove:
+            shutil.rmtree(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -224,90 +223,92 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.down()
+        with contextlib.suppress(LabError):  # it ended already, and what failed is more interesting
+            self.down()
 
     @classmethod
     def up(
         cls,
         name: str = "default",
         *,
-        nodes: int = 3,
+        nodes: int | None = None,
+        client: bool | None = None,
         fresh: bool = False,
-        kinds: str = "auto",
+        kinds: str | None = None,
         keep: bool = False,
-        progress: images.Progress = lambda _text, _done: None,
+        progress: Progress = lambda _text, _done: None,
     ) -> Lab:
         """Start a lab, or what is off in one that runs already.
 
-        ``fresh``: with empty disks. ``kinds``: ``auto`` or ``qemu``. ``keep``: it outlives the calling process;
-        otherwise it ends with it, however that ends.
+        ``nodes``: number of storage nodes, ``client``: whether there is one, ``kinds``: ``auto`` or ``qemu``;
+        None for 3, True and ``auto``, or for what the running lab has. LabError if that has something else.
+        ``fresh``: with empty disks. ``keep``: it outlives the calling process once it is up; otherwise, and
+        until then, it ends with it, however that ends.
         """
-        folder = HOME / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            lab = cls(name)
-            if fresh:
-                lab.down()
-                raise LabError
-        except LabError:
-            lab = cls._spawn(folder, nodes, fresh, kinds, keep, progress)
-        progress("starting machines", 0)
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Machine.start, lab.machines.values()))
-        if "c1" in lab.machines:
-            lab.call("snapshot", machine="c1")
+        folder = launch.folder_of(name)
+        wanted = launch.Wanted(nodes, client, kinds)
+        with launch.alone(folder, progress):
+            lab = cls._running(name, wanted, fresh)
+            if lab is None:
+                started = launch.start(folder, wanted, fresh, progress)
+                try:
+                    lab = cls(name)
+                    lab._started = started
+                    lab._boot(progress)
+                    if keep:
+                        lab._keep()
+                except BaseException:
+                    launch.abandon(started)
+                    raise
+            else:
+                lab._boot(progress)
         progress("ready", 1)
         return lab
 
     @classmethod
-    def _spawn(
-        cls, folder: Path, nodes: int, fresh: bool, kinds: str, keep: bool, progress: images.Progress
-    ) -> Lab:
-        built = {recipe.name: images.ensure(recipe, progress) for recipe in RECIPES.values()}
-        chosen = machinery.choose(kinds, built["node"])
-        uml = Kind.UML in chosen.values()
-        settings = {
-            "nodes": nodes,
-            "kinds": {image: kind.value for image, kind in chosen.items()},
-            "images": {name: str(image.folder) for name, image in built.items()},
-            "runtime": str(images.runtime(progress)) if uml else None,
-        }
-        described = folder / "settings.json"
-        # Disks are layers over one image: with another one underneath they would be garbage.
-        if fresh or not described.exists() or json.loads(described.read_text()) != settings:
-            for machine in machines(9):
-                shutil.rmtree(folder / machine.name, ignore_errors=True)
-        for machine in machines(nodes):
-            (folder / machine.name).mkdir(exist_ok=True)
-        described.write_text(json.dumps(settings))
-        watched, held = os.pipe()
-        command = [
-            "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation",
-            "private", sys.executable, "-m", "lab.supervisor", "--folder", str(folder),
-        ]  # fmt: skip
-        with (folder / "supervisor.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, *([] if keep else ["--owner-fd", str(watched)])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[watched], start_new_session=True,
-                cwd=Path(__file__).parent.parent,
-            )  # fmt: skip
-        os.close(watched)
-        end = time.monotonic() + 30
-        while True:
-            try:
-                lab = cls(folder.name)
-                break
-            except LabError:
-                if process.poll() is not None or time.monotonic() > end:
-                    text = (folder / "supervisor.log").read_text(errors="replace")
-                    raise LabError(f"the lab's supervisor did not start: {text}") from None
-            time.sleep(0.02)
-        lab._owner = held
-        lab._process = process
+    def _running(cls, name: str, wanted: launch.Wanted, fresh: bool) -> Lab | None:
+        """The lab if it runs and is to go on."""
+        try:
+            lab = cls(name)
+        except LabError:
+            return None
+        if fresh:
+            lab.down()
+            return None
+        settings = lab.status().get("settings")
+        if settings is None:
+            raise LabError(f"lab {name!r} runs with another version of the lab's code: `lab down` first")
+        differences = wanted.differs(settings)
+        if differences:
+            raise LabError(
+                f"lab {name!r} runs already, with {' and '.join(differences)}:"
+                " `lab down` first, or leave the option out"
+            )
         return lab
 
+    def _boot(self, progress: Progress) -> None:
+        """Start what is off."""
+        count = itertools.count(1)
+        progress("starting machines", 0)
+        for message in wire.ask(self.folder, "boot"):
+            if "up" in message:
+                done = next(count) / len(self.machines)
+                progress(f"{message['up']} is up after {message['seconds']} s", min(done, 0.99))
+            elif "saving" in message:
+                progress(f"looking after the snapshot of {message['saving']}", 0.99)
+
+    def _keep(self) -> None:
+        """Let it outlive this process."""
+        self.call("keep")
+        if self._started is not None:
+            os.close(self._started.owner)
+            self._started.process.returncode = 0  # not waited for from here on: it is nobody's child soon
+            self._started = None
+
     def collect(self, folder: Path, commands: dict[str, str]) -> Path:
-        """Keep the consoles and what ``commands`` (file name → shell line) print on every machine that is up."""
+        """Keep the consoles and what ``commands`` (file name → shell line) print on every machine that is
+        up."""
+
         def one(machine: Machine) -> None:
             place = folder / machine.name
             place.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import stat
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,23 +18,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lab import product
-from lab.api import Lab, LabError
-from lab.images import BuildError
+from lab import launch, product
+from lab.api import Lab, Machine
+from lab.errors import LabError
 
-app = typer.Typer(help="A cluster of real machines on one host.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="A cluster of real machines on one host.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 Name = Annotated[str, typer.Option("--lab", envvar="LAB_NAME", help="Which lab; several run side by side.")]
+CHUNK = 1 << 16
 
 
 @app.command()
 def up(
     lab: Name = "default",
-    nodes: Annotated[int, typer.Option(min=1, max=9, help="Number of storage nodes.")] = 3,
-    fresh: Annotated[bool, typer.Option(help="Begin with empty disks.")] = False,
-    machines: Annotated[str, typer.Option(help="auto, or qemu for all machines.")] = "auto",
+    nodes: Annotated[int | None, typer.Option(min=1, max=9, help="Number of storage nodes; 3.")] = None,
+    client: Annotated[bool | None, typer.Option("--client/--no-client", help="A client or none.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with empty disks.")] = False,
+    machines: Annotated[str | None, typer.Option(help="auto, or qemu for all machines.")] = None,
     install: Annotated[bool, typer.Option(help="Put the working tree's hactl on the nodes.")] = True,
 ) -> None:
-    """Start the lab: build images if they are missing, boot what is off, install hactl from the working tree."""
+    """Start the lab: build images if they are missing, boot what is off, install the working tree's hactl."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("lab", total=1.0)
@@ -38,7 +49,9 @@ def up(
         def show(text: str, done: float) -> None:
             bar.update(task, description=text[:60], completed=done)
 
-        running = Lab.up(lab, nodes=nodes, fresh=fresh, kinds=machines, keep=True, progress=show)
+        running = Lab.up(
+            lab, nodes=nodes, client=client, fresh=fresh, kinds=machines, keep=True, progress=show
+        )
         if install:
             show("installing hactl", 0.9)
             product.install(running)
@@ -65,30 +78,53 @@ def status(
 
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec_(machine: str, command: Annotated[list[str], typer.Argument()], lab: Name = "default") -> None:
-    """Run a program in a machine; output and exit status are passed through. A single word is a line for the shell."""
+    """Run a program in a machine; input, output and exit status are passed through.
+
+    A single word is a line for the shell. Standard input is passed on as the program reads it, unless it is a
+    terminal: a loop that reads a file itself has to give </dev/null here, as with ssh.
+    """
     if command[:1] == ["--"]:
         command = command[1:]
     argv = ["bash", "-c", command[0]] if len(command) == 1 else command
-    stdin = None if sys.stdin is None or sys.stdin.isatty() or not _has_input() else sys.stdin.buffer.read()
-    for kind, data in _machine(lab, machine).stream(argv, stdin=stdin):
+    given = None if sys.stdin is None or _is_device(sys.stdin.fileno()) else _pieces(sys.stdin.fileno())
+    for kind, data in _machine(lab, machine).stream(argv, stdin=given):
         if isinstance(data, bytes):
-            os.write(1 if kind == "out" else 2, data)
+            stream = sys.stdout.buffer if kind == "out" else sys.stderr.buffer
+            stream.write(data)
+            stream.flush()
         else:
             raise typer.Exit(data)
 
 
-def _has_input() -> bool:
-    """Whether standard input is a file or a pipe with something in it, and not merely an open descriptor."""
-    import select
+def _is_device(file: int) -> bool:
+    """Whether it is a terminal or the null device, and not a file or something that others write to."""
+    return stat.S_ISCHR(os.fstat(file).st_mode)
 
-    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+def _pieces(file: int) -> Iterator[bytes]:
+    """What is in a file or comes through a pipe, until its end."""
+    while data := os.read(file, CHUNK):
+        yield data
 
 
 @app.command()
-def copy(source: Path, destination: Annotated[str, typer.Argument(metavar="MACHINE:PATH")], lab: Name = "default") -> None:
-    """Copy a file into a machine."""
-    machine, _, path = destination.partition(":")
-    _machine(lab, machine).write(path, source.read_bytes(), source.stat().st_mode & 0o777)
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION")],
+    lab: Name = "default",
+) -> None:
+    """Copy a file into a machine (FILE MACHINE:PATH) or out of one (MACHINE:PATH FILE)."""
+    machine, colon, path = destination.partition(":")
+    if colon:
+        file = Path(source)
+        _machine(lab, machine).write(path, file.read_bytes(), file.stat().st_mode & 0o777)
+        return
+    machine, colon, path = source.partition(":")
+    if not colon:
+        raise LabError("neither is in a machine: write MACHINE:PATH for the one that is")
+    target = Path(destination)
+    target = target / Path(path).name if target.is_dir() else target
+    target.write_bytes(_machine(lab, machine).read(path))
 
 
 @app.command()
@@ -129,10 +165,11 @@ def heal(lab: Name = "default") -> None:
 
 @app.command()
 def logs(machine: str, lab: Name = "default") -> None:
-    """What a machine's consoles showed, and its journal if it is up."""
+    """What a machine's console showed, earlier boots included, and its journal if it is up."""
     found = _machine(lab, machine)
-    print(found.console)
+    print(found.console, flush=True)
     if found.state == "up":
+        print("--- journal of this boot")
         print(found.execute("journalctl --no-pager -o short-precise").out)
 
 
@@ -143,30 +180,34 @@ def install(lab: Name = "default") -> None:
 
 
 @app.command()
-def down(lab: Name = "default", remove: Annotated[bool, typer.Option(help="Its disks too.")] = False) -> None:
+def down(
+    lab: Name = "default", remove: Annotated[bool, typer.Option("--remove", help="Its disks too.")] = False
+) -> None:
     """End the lab. No lab running is no error."""
-    from lab.api import HOME
-
-    try:
+    folder = launch.folder_of(lab)
+    with contextlib.suppress(LabError):
         Lab(lab).down()
-    except LabError:
-        pass
     if remove:
-        shutil.rmtree(HOME / lab, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _machine(lab: str, name: str):  # type: ignore[no-untyped-def]
-    found = Lab(lab)
-    if name not in found.machines:
-        raise LabError(f"no machine {name!r}: there are {', '.join(found.machines)}")
-    return found[name]
+def _machine(lab: str, name: str) -> Machine:
+    return Lab(lab)[name]
 
 
 def main() -> int:
     """Entry point of the console script."""
     try:
         app(standalone_mode=True)
-    except (LabError, BuildError, ValueError) as error:
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
+        print(f"lab: {error.cmd[0]} failed with status {error.returncode}: {words}", file=sys.stderr)
+        return 1
+    except (LabError, OSError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,30 +1,30 @@
-"""Builds the machines' images with mmdebstrap and keeps them in a cache outside the repository."""
+"""Builds the machines' images with mmdebstrap and keeps them in a cache outside the repository.
+
+An image is made in two layers. The base holds the packages and takes minutes; the image is a copy of it with
+the lab's own files written in, and takes seconds.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.recipe import GUEST, REQUIREMENTS, Recipe
+from lab.builder import WITH_ITS_PARENT, Builder, Progress, side_by_side
+from lab.errors import BuildError
+from lab.recipe import GUEST_FILES, RECIPES, REQUIREMENTS, Recipe
+from lab.scratch import scratch
+
+__all__ = ["CACHE", "BuildError", "Image", "Progress", "ensure", "ensure_all", "runtime"]
 
 CACHE = Path(os.environ.get("HACTL_LAB_CACHE", "/var/cache/hactl-lab"))
+ARCHIVES = CACHE / "archives"
+"""Debian packages that were downloaded."""
 NODE_PYTHON = "3.13"
 """Python of Debian 13, for which wheels are fetched."""
-
-Progress = Callable[[str, float], None]
-"""Told what is going on and how much of it is done, 0 to 1."""
-
-
-class BuildError(Exception):
-    """An image could not be built; the message names the log."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +46,11 @@ class Image:
     def initrd(self) -> Path:
         return self.folder / "initrd"
 
-
-@contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """One builder at a time; others wait and then find the result."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _mmdebstrap(arguments: list[str], log: Path, progress: Progress, upto: float) -> None:
-    """Run mmdebstrap, its output in ``log``; its ``I:`` lines tell how far it is."""
-    steps = {"apt-get update": 0.05, "downloading": 0.15, "extracting": 0.3, "essential": 0.4,
-             "remaining": 0.5, "cleaning": 0.9, "success": 1.0}  # fmt: skip
-    command = ["mmdebstrap", "--mode=root", "--skip=check/empty", *arguments]
-    with log.open("a") as sink, subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            sink.write(line)
-            for word, done in steps.items():
-                if line.startswith("I:") and word in line:
-                    progress(line[3:].strip(), done * upto)
-    if process.returncode:
-        raise BuildError(f"mmdebstrap failed with status {process.returncode}; see {log}")
-
-
-def _run(command: list[str], log: Path) -> None:
-    with log.open("a") as sink:
-        sink.write(f"$ {' '.join(command)}\n")
-        sink.flush()
-        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink).returncode:
-            raise BuildError(f"{command[0]} failed; see {log}")
+    @property
+    def identity(self) -> str:
+        """What tells this build from another one by the same recipe, over which no overlay of this one
+        fits."""
+        return f"{self.folder.name}@{self.root.stat().st_mtime_ns}"
 
 
 def _log(name: str) -> Path:
@@ -89,27 +60,29 @@ def _log(name: str) -> Path:
     return log
 
 
-def runtime(progress: Progress) -> Path:
+def runtime(builder: Builder) -> Path:
     """A tree with user-mode Linux and the C library it wants, to be run by chroot.
 
-    Debian's newest first: from 7.2 on its ``seccomp=on`` makes system calls several times faster. The release's own
-    is the fall-back.
+    Debian's newest first: from 7.2 on its ``seccomp=on`` makes system calls several times faster. The
+    release's own is the fall-back.
     """
-    with _locked("runtime"):
+    with builder.locked(CACHE / "runtime.lock"):
         for suite in ("sid", "trixie"):
             for folder in CACHE.glob(f"runtime-{suite}-*"):
-                return folder
+                if folder.is_dir():
+                    return folder
         failure: BuildError | None = None
         for suite in ("sid", "trixie"):
             log = _log(f"runtime-{suite}")
-            with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
-                tree = Path(scratch) / "tree"
+            with scratch(CACHE) as place:
+                tree = place / "tree"
                 try:
-                    progress(f"user-mode Linux of Debian {suite}", 0)
+                    builder.progress(f"user-mode Linux of Debian {suite}", 0)
                     # A mirror that is not of today has an expired sid; its signature is good all the same.
-                    _mmdebstrap(
+                    builder.mmdebstrap(
                         ["--variant=extract", "--include=user-mode-linux",
-                         '--aptopt=Acquire::Check-Valid-Until "false"', suite, str(tree)], log, progress, 1,
+                         '--aptopt=Acquire::Check-Valid-Until "false"', suite, str(tree)],
+                        log, ARCHIVES / suite, 0.1,
                     )  # fmt: skip
                 except BuildError as error:
                     failure = error
@@ -125,48 +98,80 @@ def runtime(progress: Progress) -> Path:
         raise failure
 
 
-def wheels(progress: Progress, log: Path, folder: Path) -> None:
-    """Fetch what hactl needs on the nodes, for their Python, with this machine's own pip and its settings."""
-    progress("Python packages for the nodes", 0.6)
-    _run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:",
-         "--python-version", NODE_PYTHON, "--implementation", "cp", "--abi", f"cp{NODE_PYTHON.replace('.', '')}",
-         "--abi", "abi3", "--abi", "none", "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64",
-         "--dest", str(folder), "--requirement", str(REQUIREMENTS)],
-        log,
-    )  # fmt: skip
+def ensure_all(progress: Progress) -> dict[str, Image]:
+    """The images of all recipes, from the cache or built now, side by side."""
+    jobs = {name: lambda builder, recipe=recipe: ensure(recipe, builder) for name, recipe in RECIPES.items()}
+    return side_by_side(jobs, progress)
 
 
-def ensure(recipe: Recipe, progress: Progress) -> Image:
+def ensure(recipe: Recipe, builder: Builder) -> Image:
     """The image of a recipe, from the cache or built now."""
-    extra = runtime(progress).name if recipe.user_mode else ""
-    name = f"{recipe.name}-{recipe.digest(extra)}"
-    with _locked(recipe.name):
-        folder = CACHE / name
+    extra = runtime(builder).name if recipe.user_mode else ""
+    base = CACHE / f"base-{recipe.name}-{recipe.base_digest(extra)}"
+    folder = CACHE / f"{recipe.name}-{recipe.digest(extra)}"
+    with builder.locked(CACHE / f"{recipe.name}.lock"):
         if folder.exists():
             return Image(folder)
-        log = _log(name)
-        with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
-            out = Path(scratch) / "image"
-            out.mkdir()
-            _build(recipe, Path(scratch) / "tree", out, log, progress)
-            out.rename(folder)
-        return Image(folder)
+        log = _log(folder.name)
+        if not base.exists():
+            with scratch(CACHE) as place:
+                (place / "image").mkdir()
+                _build_base(recipe, place / "tree", place / "image", log, builder)
+                (place / "image").rename(base)
+        with scratch(CACHE) as place:
+            (place / "image").mkdir()
+            _add_guest_files(base, place / "image", log, builder)
+            (place / "image").rename(folder)
+    builder.progress("done", 1)
+    return Image(folder)
 
 
-def _build(recipe: Recipe, tree: Path, out: Path, log: Path, progress: Progress) -> None:
-    options = ["--variant=minbase", "--aptopt=Apt::Install-Recommends \"false\""]
-    options += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale", "info")]
-    _mmdebstrap([*options, f"--include={','.join(recipe.packages)}", recipe.suite, str(tree)], log, progress, 0.6)
+def _add_guest_files(base: Path, out: Path, log: Path, builder: Builder) -> None:
+    builder.progress("writing the lab's own files", 0.95)
+    for name in ("vmlinuz", "initrd"):
+        (out / name).hardlink_to(base / name)
+    root = out / "root.raw"
+    builder.run(
+        [*WITH_ITS_PARENT, "cp", "--sparse=always", "--reflink=auto", str(base / root.name), str(root)], log
+    )
+    script = out / "debugfs"
+    commands = []
+    for local, inside in GUEST_FILES.items():
+        commands += [f"write {local} {inside}"]
+        commands += [f"set_inode_field {inside} {field}" for field in ("mode 0100644", "uid 0", "gid 0")]
+    script.write_text("\n".join(commands) + "\n")
+    builder.run([*WITH_ITS_PARENT, "debugfs", "-w", "-f", str(script), str(root)], log)
+    script.unlink()
+    for local, inside in GUEST_FILES.items():
+        # debugfs ends with status 0 whatever happened.
+        shown = subprocess.run(
+            ["debugfs", "-R", f"cat {inside}", str(root)], capture_output=True, check=False
+        )
+        if shown.stdout != local.read_bytes():
+            raise BuildError(f"debugfs did not write {inside}; see {log}")
+
+
+def _build_base(recipe: Recipe, tree: Path, out: Path, log: Path, builder: Builder) -> None:
+    # Left out by dpkg itself from the second stage on: mmdebstrap's own filter, which the option of that name
+    # turns on, costs a start of Python for every package of the first.
+    excluded = " ".join(f"/usr/share/{d}" for d in ("doc", "man", "locale", "info"))
+    configure = f'for d in {excluded}; do echo "path-exclude=$d/*"; done > "$1/etc/dpkg/dpkg.cfg.d/lab"'
+    clear = f'cd "$1" && for d in {excluded}; do rm -rf ".$d"/*; done'
+    options = [
+        "--variant=minbase", '--aptopt=Apt::Install-Recommends "false"', "--dpkgopt=force-unsafe-io",
+        f"--essential-hook={configure}", f"--customize-hook={clear}",
+    ]  # fmt: skip
+    include = f"--include={','.join(recipe.packages)}"
+    builder.mmdebstrap([*options, include, recipe.suite, str(tree)], log, ARCHIVES / recipe.suite, 0.8)
     if recipe.python:
-        _virtual_environment(tree, log, progress)
-    progress("settling the file system", 0.75)
+        _virtual_environment(tree, log, builder)
+    builder.progress("settling the file system", 0.85)
     modules = tree / "usr/lib/modules"
     for kernel in modules.iterdir():
         for unwanted in recipe.no_modules:
             shutil.rmtree(kernel / "kernel" / unwanted, ignore_errors=True)
     if recipe.user_mode:
-        for kernel in (runtime(progress) / "usr/lib/uml/modules").iterdir():
+        for kernel in (runtime(builder) / "usr/lib/uml/modules").iterdir():
             shutil.copytree(kernel, modules / kernel.name, symlinks=True)
     _services(recipe, tree)
     boot = tree / "boot"
@@ -174,26 +179,39 @@ def _build(recipe: Recipe, tree: Path, out: Path, log: Path, progress: Progress)
     shutil.copy(next(boot.glob("initrd.img-*")), out / "initrd")
     for file in boot.iterdir():
         file.unlink()
-    progress("writing the image", 0.85)
+    builder.progress("writing the image", 0.9)
     root = out / "root.raw"
-    with root.open("w") as file:
-        file.truncate(recipe.size)
-    _run(["mkfs.ext4", "-q", "-F", "-d", str(tree), "-J", "size=16", "-E", "lazy_itable_init=1", "-m", "0", str(root)],
-         log)  # fmt: skip
-    progress("done", 1)
+    with root.open("w") as sparse:
+        sparse.truncate(recipe.size)
+    builder.run(
+        [*WITH_ITS_PARENT, "mkfs.ext4", "-q", "-F", "-d", str(tree), "-J", "size=16",
+         "-E", "lazy_itable_init=1", "-m", "0", str(root)],
+        log,
+    )  # fmt: skip
 
 
-def _virtual_environment(tree: Path, log: Path, progress: Progress) -> None:
+def _virtual_environment(tree: Path, log: Path, builder: Builder) -> None:
+    """hactl's environment without hactl, of wheels fetched with this machine's own pip and its settings."""
+    builder.progress("Python packages for the nodes", 0.8)
     store = tree / "root/wheels"
     store.mkdir()
-    wheels(progress, log, store)
-    progress("virtual environment", 0.65)
-    chroot = ["chroot", str(tree)]
-    _run([*chroot, "python3", "-m", "venv", "--system-site-packages", "/opt/hactl/venv"], log)
-    _run([*chroot, "sh", "-c", "/opt/hactl/venv/bin/pip install --quiet --no-index --no-deps /root/wheels/*.whl"], log)
+    builder.run(
+        [*WITH_ITS_PARENT, sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes",
+         "--no-deps", "--only-binary=:all:", "--python-version", NODE_PYTHON, "--implementation", "cp",
+         "--abi", f"cp{NODE_PYTHON.replace('.', '')}", "--abi", "abi3", "--abi", "none",
+         "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64",
+         "--dest", str(store), "--requirement", str(REQUIREMENTS)],
+        log,
+    )  # fmt: skip
+    chroot = [*WITH_ITS_PARENT, "chroot", str(tree)]
+    builder.run([*chroot, "python3", "-m", "venv", "--system-site-packages", "/opt/hactl/venv"], log)
+    pip = "/opt/hactl/venv/bin/pip install --quiet --no-index --no-deps /root/wheels/*.whl"
+    builder.run([*chroot, "sh", "-c", pip], log)
     shutil.rmtree(store)
     script = tree / "opt/hactl/venv/bin/hactl"
-    script.write_text("#!/opt/hactl/venv/bin/python\nimport sys\n\nfrom hactl.cli.main import main\n\nsys.exit(main())\n")
+    script.write_text(
+        "#!/opt/hactl/venv/bin/python\nimport sys\n\nfrom hactl.cli.main import main\n\nsys.exit(main())\n"
+    )
     script.chmod(0o755)
 
 
@@ -210,13 +228,12 @@ def _services(recipe: Recipe, tree: Path) -> None:
     generators.mkdir(exist_ok=True)
     for generator in recipe.generators:
         (generators / generator).symlink_to("/dev/null")
-    control = tree / "usr/local/lib/lab/control.py"
-    control.parent.mkdir(parents=True)
-    shutil.copy(GUEST / "control.py", control)
-    shutil.copy(GUEST / "lab-control.service", units / "lab-control.service")
+    for inside in GUEST_FILES.values():
+        (tree / inside).parent.mkdir(parents=True, exist_ok=True)
     wants = units / "sysinit.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "lab-control.service").symlink_to("../lab-control.service")
-    # Empty: systemd makes one at boot, so that no two machines share it, without the questions of a first boot.
+    # Empty: systemd makes one at boot, so that no two machines share it, without the questions of a first
+    # boot.
     (tree / "etc/machine-id").write_text("")
     (tree / "etc/resolv.conf").unlink(missing_ok=True)

@@ -35,7 +35,8 @@ class MachineSpec:
         return f"10.77.{number}.{self.index}/24", f"fd77:{number}::{self.index:x}/64"
 
     def mac(self, network: str) -> str:
-        """A locally administered MAC address, the same in every lab (each has a network namespace of its own)."""
+        """A locally administered MAC address, the same in every lab (each has a network namespace of its
+        own)."""
         return f"52:54:00:77:{NETWORKS.index(network) + 1:02x}:{self.index:02x}"
 
     def tap(self, network: str) -> str:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from lab.errors import LabError
 from lab.images import CACHE, Image
 from lab.layout import Kind
 
@@ -14,8 +15,9 @@ from lab.layout import Kind
 def kvm_works(image: Image) -> bool:
     """Whether QEMU boots a real kernel under KVM.
 
-    A /dev/kvm that opens is no proof, nor is firmware that runs: some hosts offer a KVM that gives up inside the
-    kernel. So a kernel without a root file system is booted until it panics. The answer is kept until the host boots.
+    A /dev/kvm that opens is no proof, nor is firmware that runs: some hosts offer a KVM that gives up inside
+    the kernel. So a kernel without a root file system is booted until it panics. The answer is kept until the
+    host boots.
     """
     if not Path("/dev/kvm").exists() or platform.machine() != "x86_64":
         return False
@@ -39,7 +41,7 @@ def kvm_works(image: Image) -> bool:
 def choose(wanted: str, image: Image) -> dict[str, Kind]:
     """Kind of machine for each image. ``wanted`` is ``auto`` or ``qemu``."""
     if wanted not in ("auto", "qemu"):
-        raise ValueError(f"unknown kind of machines {wanted!r}: auto or qemu")
+        raise LabError(f"unknown kind of machines {wanted!r}: auto or qemu")
     if kvm_works(image):
         return {"node": Kind.KVM, "client": Kind.KVM}
     # User-mode Linux has no scsi_dh_alua, which the client's multipath needs.

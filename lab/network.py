@@ -4,12 +4,85 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 from lab.layout import NETWORKS, MachineSpec
 
 
-def _ip(*batch: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(batch).encode(), check=True)
+def bridge_commands(name: str) -> list[str]:
+    """Commands for ``ip -batch`` that make a bridge.
+
+    No spanning tree, no forwarding delay, no multicast snooping: a frame passes from the first moment on.
+    """
+    return [
+        f"link add {name} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
+        f"link set {name} up",
+    ]
+
+
+def create_commands(machines: Iterable[MachineSpec]) -> list[str]:
+    """Commands for ``ip -batch`` that make all bridges and taps, in a namespace that has nothing yet."""
+    batch = ["link set lo up"]
+    for network in NETWORKS:
+        batch += bridge_commands(network)
+    for machine in machines:
+        for network in machine.networks:
+            tap = machine.tap(network)
+            batch += [f"tuntap add {tap} mode tap", f"link set {tap} master {network} up"]
+    return batch
+
+
+def cut_commands(machines: dict[str, MachineSpec], network: str, names: list[str], number: int) -> list[str]:
+    """Commands for ``ip -batch`` that put machines on a bridge of their own, the ``number``-th such one.
+
+    ValueError for a network or machine that does not exist, or a machine that is not on the network.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"no network {network!r}: there are {', '.join(NETWORKS)}")
+    if not names:
+        raise ValueError("no machine was named: say which ones to part from the rest")
+    for name in names:
+        if name not in machines:
+            raise ValueError(f"no machine {name!r}: there are {', '.join(machines)}")
+        if network not in machines[name].networks:
+            raise ValueError(f"machine {name} is not on the {network} network")
+    bridge = f"{network[:9]}-{number}"  # interface names have 15 characters at most
+    return [
+        *bridge_commands(bridge),
+        *(f"link set {machines[n].tap(network)} master {bridge}" for n in names),
+    ]
+
+
+def heal_commands(machines: Iterable[MachineSpec], bridges: Iterable[str]) -> list[str]:
+    """Commands for ``ip -batch`` that undo every cut, given the names of all bridges there are."""
+    back = [f"link set {m.tap(n)} master {n}" for m in machines for n in m.networks]
+    return [*back, *(f"link del {name}" for name in bridges if name not in NETWORKS)]
+
+
+def partitions(machines: Iterable[MachineSpec], masters: dict[str, str]) -> dict[str, str]:
+    """Tap of every machine that is cut off → bridge it is on. ``masters``: interface → bridge, or ""."""
+    taps = [(m.tap(n), n) for m in machines for n in m.networks]
+    return {tap: masters.get(tap, "") for tap, network in taps if masters.get(tap) != network}
+
+
+def _ip(batch: list[str]) -> None:
+    done = subprocess.run(
+        ["ip", "-batch", "-"], input="\n".join(batch).encode(), capture_output=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"ip: {done.stderr.decode(errors='replace').strip()}")
+
+
+def _links() -> dict[str, str]:
+    shown = subprocess.run(["ip", "-json", "link", "show"], capture_output=True, check=True)
+    return {link["ifname"]: link.get("master", "") for link in json.loads(shown.stdout)}
+
+
+def _bridges() -> list[str]:
+    shown = subprocess.run(["ip", "-json", "link", "show", "type", "bridge"], capture_output=True, check=True)
+    # Where nothing matches, some versions print nothing, others empty objects.
+    return [link["ifname"] for link in json.loads(shown.stdout or b"[]") if link]
 
 
 class Networks:
@@ -25,48 +98,22 @@ class Networks:
 
     def create(self) -> None:
         """Make everything, in a namespace that has nothing yet."""
-        batch = ["link set lo up"]
-        for network in NETWORKS:
-            batch += self._bridge(network)
-        _ip(*batch)
-        for machine in self.machines.values():
-            for network in machine.networks:
-                tap = machine.tap(network)
-                _ip(f"tuntap add {tap} mode tap", f"link set {tap} master {network} up")
-
-    @staticmethod
-    def _bridge(name: str) -> list[str]:
-        # No spanning tree, no forwarding delay, no multicast snooping: a frame passes from the first moment on.
-        return [
-            f"link add {name} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
-            f"link set {name} up",
-        ]
+        # The bridges only pass frames on: without IPv6 the namespace itself has no address in any network.
+        disable = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        if disable.exists():
+            disable.write_text("1\n")
+        _ip(create_commands(self.machines.values()))
 
     def cut(self, network: str, names: list[str]) -> None:
         """Part these machines from the rest of a network."""
-        if network not in NETWORKS:
-            raise ValueError(f"no network {network!r}: there are {', '.join(NETWORKS)}")
-        for name in names:
-            if name not in self.machines:
-                raise ValueError(f"no machine {name!r}: there are {', '.join(self.machines)}")
-            if network not in self.machines[name].networks:
-                raise ValueError(f"machine {name} is not on the {network} network")
+        batch = cut_commands(self.machines, network, names, self.cuts + 1)
         self.cuts += 1
-        bridge = f"{network[:9]}-{self.cuts}"
-        taps = [self.machines[name].tap(network) for name in names]
-        _ip(*self._bridge(bridge), *(f"link set {tap} master {bridge}" for tap in taps))
+        _ip(batch)
 
     def heal(self) -> None:
         """Put every tap back on its network and remove the bridges of cuts."""
-        _ip(*(f"link set {m.tap(n)} master {n}" for m in self.machines.values() for n in m.networks))
-        shown = subprocess.run(["ip", "-json", "link", "show", "type", "bridge"], capture_output=True, check=True)
-        extra = [link["ifname"] for link in json.loads(shown.stdout or b"[]") if link["ifname"] not in NETWORKS]
-        if extra:
-            _ip(*(f"link del {name}" for name in extra))
+        _ip(heal_commands(self.machines.values(), _bridges()))
 
     def partitions(self) -> dict[str, str]:
         """Tap of every machine that is cut off → bridge it is on."""
-        shown = subprocess.run(["ip", "-json", "link", "show"], capture_output=True, check=True)
-        masters = {link["ifname"]: link.get("master", "") for link in json.loads(shown.stdout)}
-        taps = [(m.tap(n), n) for m in self.machines.values() for n in m.networks]
-        return {tap: masters.get(tap, "") for tap, network in taps if masters.get(tap) != network}
+        return partitions(self.machines.values(), _links())

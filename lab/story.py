@@ -98,6 +98,28 @@ def wait_until_ready(lab: Lab, timeout: float = 120) -> None:
             raise TimeoutError(f"not ready after {timeout:g} s: {json.dumps(told)}")
 
 
+def active_node(lab: Lab) -> str:
+    """The one node whose gate is open; more than one, or none, is a failure."""
+    opened = [
+        n.name
+        for n in lab.nodes[:2]
+        if " linear " in n.succeed("dmsetup table hactl.r0.0") and _leads_to_drbd(n)
+    ]
+    if len(opened) != 1:
+        raise AssertionError(f"open gates: {opened}")
+    return opened[0]
+
+
+def _leads_to_drbd(node: Machine) -> bool:
+    # 147 is DRBD's major number (Documentation/admin-guide/devices.txt).
+    return " 147:" in node.succeed("dmsetup table hactl.r0.0")
+
+
+def standby_node(lab: Lab) -> str:
+    """The replica that is not active."""
+    return "n1" if active_node(lab) == "n2" else "n2"
+
+
 def wait_until_settled(lab: Lab, timeout: float = 90) -> None:
     """Every agent answers, nothing is pending, and exactly one node says it is active."""
     end = time.monotonic() + timeout
@@ -136,7 +158,7 @@ def attach(lab: Lab, paths: int = 2) -> str:
 
 @dataclass(frozen=True)
 class PathState:
-    """One path as multipathd sees it: portal, checker state (``ready``, ``ghost``, ``faulty`` …), priority."""
+    """One path as multipathd sees it: portal, checker (``ready``, ``ghost``, ``faulty`` …), priority."""
 
     portal: str
     device: str
@@ -149,8 +171,8 @@ def paths(client: Machine) -> list[PathState]:
     text = client.succeed(
         "multipathd show paths raw format '%d|%T|%p|' | while IFS='|' read -r device rest; do"
         " session=$(readlink -f /sys/block/$device/device | grep -o 'session[0-9]*' | head -1);"
-        " echo \"$device|$rest\""
-        "$(cat /sys/class/iscsi_session/$session/device/connection*/iscsi_connection/*/persistent_address); done"
+        " connection=/sys/class/iscsi_session/$session/device/connection*/iscsi_connection/*;"
+        ' echo "$device|$rest$(cat $connection/persistent_address)"; done'
     )
     found = []
     for line in text.splitlines():
@@ -192,8 +214,8 @@ class Load:
         self.client.succeed(f"rm -f {self.LOG}*")
         job = (
             f"fio --name=load --filename={self.device} --rw=randwrite --bs=4k --size=64M --direct=1"
-            f" --ioengine=libaio --iodepth=4 --rate_iops={self.rate},{self.rate} --time_based --runtime={seconds}"
-            " --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0"
+            f" --ioengine=libaio --iodepth=4 --rate_iops={self.rate},{self.rate} --time_based"
+            f" --runtime={seconds} --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0"
             f" --write_lat_log={self.LOG} --log_unix_epoch=1 --output-format=json --output={self.LOG}.json"
         )
         self.client.succeed(f"systemd-run --unit=load --collect --service-type=exec {job}")
@@ -231,7 +253,7 @@ class Load:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What fio saw: its error number, I/O counts, and (completion in s since 1970, latency in s, 0 read or 1 write)."""
+    """What fio saw: error number, counts, and per I/O: time and latency in s, 0 read or 1 write."""
 
     error: int
     writes: int

@@ -73,20 +73,20 @@ class DrbdUp(Action):
 
 @dataclass(frozen=True)
 class SkipInitialSync(Action):
+    volumes: tuple[int, ...]
     needs = frozenset({Aspect.DRBD})
 
     def describe(self) -> str:
-        return f"declare the brand-new replicas of {self.resource} equal"
+        which = ", ".join(map(str, self.volumes))
+        return f"declare the brand-new replicas of {self.resource}, volume {which}, equal"
 
     def hindrance(self, observed: ResourceObserved) -> str | None:
-        state = observed.drbd
-        if state is None or set(state.volumes) != observed.fresh:
-            return "this node's meta-data is not brand-new"
-        disks = {v.disk for v in state.volumes.values()}
-        disks |= {v.disk for c in state.connections.values() for v in c.volumes.values()}
-        if disks != {DiskState.INCONSISTENT}:
-            return "a replica is not Inconsistent any more"
-        return None if observed.connected_peers() else "the replicas are not connected"
+        for number in self.volumes:
+            if number not in observed.fresh:
+                return f"this node's meta-data of volume {number} is not brand-new"
+            if not both_new(observed, number):
+                return f"the replicas of volume {number} are not connected and Inconsistent"
+        return None
 
 
 @dataclass(frozen=True)
@@ -262,3 +262,15 @@ class DrbdDown(Action):
 class RemoveDrbdConfig(Action):
     def describe(self) -> str:
         return f"remove DRBD's resource file of {self.resource}"
+
+
+def both_new(observed: ResourceObserved, number: int) -> bool:
+    """Every replica of a volume is connected and waits, Inconsistent, for the first copy or the word that
+    there is nothing to copy."""
+    state = observed.drbd
+    if state is None or number not in state.volumes or not observed.connected_peers():
+        return False
+    disks = {state.volumes[number].disk}
+    for connection in state.connections.values():
+        disks.add(connection.volumes[number].disk if number in connection.volumes else DiskState.UNKNOWN)
+    return disks == {DiskState.INCONSISTENT}

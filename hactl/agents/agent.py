@@ -12,9 +12,9 @@ from hactl.agents import switchover
 from hactl.agents.calm import Calm, Expected
 from hactl.agents.follow import Follower
 from hactl.agents.journal import Record
-from hactl.agents.keeper import ROLES, Keeper
+from hactl.agents.keeper import ROLES, Exported, Keeper
 from hactl.agents.kit import Kit, Timings
-from hactl.agents.observe import devices, observe, observe_common
+from hactl.agents.observe import Common, devices, observe, observe_common, observe_exports
 from hactl.agents.peers import ABORTED, BUSY, PeerResource
 from hactl.agents.plan import initial_sync_open
 from hactl.agents.restore import restored
@@ -168,11 +168,13 @@ class Agent:
         """One pass over everything; what fails is logged, kept as the resource's reason, and tried next
         time."""
         await self.poll()
+        # Read once for all resources. It does not get out of date: nothing but this pass changes the tree.
+        exports = await observe_exports(self.kit, self.cluster, self.node)
         # An exception other than HactlError is a bug, and ends the agent: I/O goes on, and it starts afresh.
-        await asyncio.gather(*(self._reconcile(keeper) for keeper in self.keepers.values()))
+        await asyncio.gather(*(self._reconcile(keeper, exports) for keeper in self.keepers.values()))
         await self._guard("retired resources", self._retire())
 
-    async def _reconcile(self, keeper: Keeper) -> None:
+    async def _reconcile(self, keeper: Keeper, exports: Exported | None) -> None:
         if keeper.operation is not None or keeper.name in self._expected:
             return
         async with keeper.lock:
@@ -182,7 +184,7 @@ class Agent:
                 if not keeper.hands_over():
                     before = keeper.reason = None
                     self._announce(keeper)
-            error = await self._guard(keeper.name, keeper.reconcile())
+            error = await self._guard(keeper.name, keeper.reconcile(exports))
             if error is not None:
                 keeper.reason = str(error)
             elif keeper.reason == before and not keeper.hands_over():
@@ -243,7 +245,12 @@ class Agent:
 
     async def on_status(self, caller: str) -> dict[str, PeerResource]:  # noqa: ARG002 - all may know
         views = {}
-        common = await observe_common(self.kit)
+        states = self.follower.states
+        common = (
+            Common(states, await self.kit.gates.observe())
+            if states is not None
+            else await observe_common(self.kit)
+        )
         for name, keeper in self.keepers.items():
             observed = await keeper.observe(ROLES, common)
             views[name] = PeerResource(
@@ -251,7 +258,7 @@ class Agent:
                 serving=serving(keeper.desired(), observed),
                 primary=observed.primary,
                 active_node=keeper.active_node,
-                fresh=initial_sync_open(observed),
+                fresh=tuple(sorted(initial_sync_open(observed))),
             )
         return views
 

@@ -125,8 +125,8 @@ async def perform(kit: Kit, cluster: ClusterSpec, spec: ResourceSpec, step: a.Ac
             await kit.drbd.create_metadata(spec, volume)
         case a.DrbdUp():
             await kit.drbd.up(step.resource)
-        case a.SkipInitialSync():
-            await kit.drbd.skip_initial_sync(step.resource)
+        case a.SkipInitialSync(volumes=volumes):
+            await kit.drbd.skip_initial_sync(step.resource, volumes)
         case a.DrbdResize():
             await kit.drbd.resize(step.resource)
         case a.CreateGate(gate=gate, size=size):

@@ -9,12 +9,12 @@ from hactl.agents.states import Change
 from hactl.alua.groups import observe_states, set_states
 from hactl.alua.states import AccessState
 from hactl.errors import Refused
-from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.model.spec import ClusterSpec
 from hactl.target.apply import apply
 from hactl.target.changes import Change as TreeChange
 from hactl.target.changes import OfBackstore, OfTarget
 from hactl.target.configfs import ConfigFs
-from hactl.target.observe import observe
+from hactl.target.observe import Scope, observe
 from hactl.target.plan import plan
 from hactl.target.tree import desired
 
@@ -32,9 +32,11 @@ class LioExports:
         self._node = node
         self._one = asyncio.Lock()
 
-    async def pending(self, devices: Mapping[tuple[str, int], str]) -> dict[str, tuple[Change, ...]]:
+    async def pending(
+        self, devices: Mapping[tuple[str, int], str], resource: str | None = None
+    ) -> dict[str, tuple[Change, ...]]:
         async with self._one:
-            return await asyncio.to_thread(self._pending, devices)
+            return await asyncio.to_thread(self._pending, devices, resource)
 
     async def apply(self, change: Change) -> None:
         if not isinstance(change, TreeChange):
@@ -52,17 +54,21 @@ class LioExports:
                 set_states, self._fs, self._cluster, self._cluster.resource(resource), states
             )
 
-    def _pending(self, devices: Mapping[tuple[str, int], str]) -> dict[str, tuple[Change, ...]]:
-        here = [r for r in self._cluster.resources if self._node in r.nodes]
+    def _pending(
+        self, devices: Mapping[tuple[str, int], str], only: str | None
+    ) -> dict[str, tuple[Change, ...]]:
+        here = [r for r in self._cluster.resources if self._node in r.nodes and only in (None, r.name)]
         complete = [r for r in here if all((r.name, v.number) in devices for v in r.volumes)]
         wanted = self._cluster.model_copy(update={"resources": tuple(complete)})
-        changes = plan(desired(wanted, self._node, devices), observe(self._fs))
+        scope = None if only is None else Scope(only, self._cluster.resource(only).iqn)
+        changes = plan(desired(wanted, self._node, devices), observe(self._fs, scope))
+        names = {r.iqn: r.name for r in here} | {f"hactl.{r.name}": r.name for r in here}
         found: dict[str, list[Change]] = {}
         for change in changes:
-            found.setdefault(resource_of(change, here), []).append(change)
+            found.setdefault(names.get(object_of(change), ""), []).append(change)
         # Without a gate a resource is not in the tree that was planned, which does not mean that it shall go.
-        names = {r.name for r in complete} | {""}
-        return {name: tuple(steps) for name, steps in found.items() if name in names}
+        kept = {r.name for r in complete} | {""}
+        return {name: tuple(steps) for name, steps in found.items() if name in kept}
 
     def _states(self, resource: str) -> dict[int, dict[str, AccessState]]:
         spec = self._cluster.resource(resource)
@@ -75,13 +81,10 @@ class LioExports:
             raise
 
 
-def resource_of(change: TreeChange, resources: list[ResourceSpec]) -> str:
-    """Name of the resource that a change concerns; ``""`` if it is none of ``resources``."""
-    for resource in resources:
-        if isinstance(change, OfTarget) and change.iqn == resource.iqn:
-            return resource.name
-        if isinstance(change, OfBackstore):
-            name = change.backstore.rsplit("/", 1)[-1]
-            if name.rsplit(".", 1)[0] == f"hactl.{resource.name}":
-                return resource.name
+def object_of(change: TreeChange) -> str:
+    """What tells whose a change is: the name of its target, or that of its backstore without the volume."""
+    if isinstance(change, OfTarget):
+        return change.iqn
+    if isinstance(change, OfBackstore):
+        return change.backstore.rsplit("/", 1)[-1].rpartition(".")[0]
     return ""

@@ -21,28 +21,30 @@ from hactl.agents.actions import (
 from hactl.agents.follow import Follower
 from hactl.agents.journal import Record
 from hactl.agents.kit import Kit, Timings
-from hactl.agents.observe import EVERYTHING, Common, observe
+from hactl.agents.observe import EVERYTHING, NOTHING, Common, observe
 from hactl.agents.peers import BUSY
 from hactl.agents.plan import plan, plan_groundwork, plan_role, plan_upkeep
 from hactl.agents.states import (
     Aspect,
+    Change,
     OrderedRole,
     ResourceDesired,
     ResourceObserved,
     VolumeDesired,
-    resyncing,
     serving,
+    sync_decided,
     unready,
 )
 from hactl.agents.views import PeerViews, active_node, successor
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, ResourceSpec
-from hactl.replication.state import DiskState, Role
+from hactl.replication.state import Role
 from hactl.target.gates import Mode, gate_name
 
 ROLES = frozenset({Aspect.DRBD, Aspect.GATES, Aspect.ALUA})
 """What a change of role looks at."""
 
+Exported = dict[str, tuple[Change, ...]]
 _ROUNDS = 8
 _log = structlog.get_logger("hactl.agent")
 
@@ -116,9 +118,8 @@ class Keeper:
         replicas = self.spec.replicas
         ids = {n: self.cluster.node(n).id for n in replicas}
         others = [n for n in replicas if n != self.node]
-        fresh = all(
-            (view := self.views.get(n)) and self.name in view and view[self.name].fresh for n in others
-        )
+        views = [self.views.get(n) for n in others]
+        fresh = [frozenset(v[self.name].fresh) if v and self.name in v else frozenset() for v in views]
         strict = role is OrderedRole.DEMOTED
         return ResourceDesired(
             name=self.name,
@@ -139,12 +140,12 @@ class Keeper:
             role=role,
             active_node=successor(self.name, self.views) if strict else self.active_node,
             hold_over=self.kit.clock.now() - self.record.since >= self.timings.hold,
-            peer_fresh=bool(others) and fresh,
+            peer_fresh=frozenset.intersection(*fresh) if fresh else frozenset(),
             skips_sync=bool(ids) and self.node == min(ids, key=lambda n: ids[n]),
         )
 
     async def observe(
-        self, aspects: frozenset[Aspect] = EVERYTHING, common: Common | None = None
+        self, aspects: frozenset[Aspect] = EVERYTHING, common: Common = NOTHING
     ) -> ResourceObserved:
         return await observe(
             self.kit,
@@ -157,13 +158,11 @@ class Keeper:
             common=common,
         )
 
-    async def glance(self, aspects: frozenset[Aspect] = ROLES) -> ResourceObserved:
+    async def glance(
+        self, aspects: frozenset[Aspect] = ROLES, exports: Exported | None = None
+    ) -> ResourceObserved:
         """Like ``observe``, with what DRBD's event stream told last, if it runs: no program is started."""
-        states = self.follower.states
-        if states is None:
-            return await self.observe(aspects)
-        gates = await self.kit.gates.observe() if aspects & {Aspect.GATES, Aspect.EXPORT} else {}
-        return await self.observe(aspects, Common(states, gates))
+        return await self.observe(aspects, Common(drbd=self.follower.states, exports=exports))
 
     async def run(self, steps: Iterable[Action]) -> None:
         """Carry a plan out; the first step that fails ends it and raises."""
@@ -180,7 +179,7 @@ class Keeper:
         if isinstance(step, DrbdUp):
             self.adjusted = True
         if isinstance(step, SkipInitialSync):
-            self.write(fresh=frozenset())
+            self.write(fresh=self.record.fresh - set(step.volumes))
         if isinstance(step, DrbdPrimary | DrbdSecondary) and self.follower.states is not None:
             # So that what is glanced at from now on is not older than this change.
             role = Role.PRIMARY if isinstance(step, DrbdPrimary) else Role.SECONDARY
@@ -292,10 +291,11 @@ class Keeper:
         self.reason = None
         await self.turn_quickly(OrderedRole.STANDBY)
 
-    async def reconcile(self) -> None:
-        """One pass: do what can be done without an order. Raises what went wrong last; the rest was tried."""
+    async def reconcile(self, exports: Exported | None = None) -> None:
+        """One pass: do what can be done without an order. Raises what went wrong last; the rest was tried.
+        ``exports`` are the pending changes of the LIO tree, if that was looked at as a whole already."""
         problem: HactlError | None = None
-        observed = await self.observe()
+        observed = await self.glance(EVERYTHING, exports)
         self._learn(observed)
         try:
             done: tuple[Action, ...] = ()
@@ -329,11 +329,9 @@ class Keeper:
         else:
             last = self.active_node if self.active_node != self.node else None
             self.active_node = active_node(self.name, self.views, last, observed.primary_peer())
-        state = observed.drbd
-        if self.record.fresh and state is not None and state.volumes:
-            local = {v.disk for v in state.volumes.values()}
-            if DiskState.INCONSISTENT not in local or resyncing(state):
-                self.write(fresh=frozenset())
+        decided = frozenset() if observed.drbd is None else sync_decided(observed.drbd)
+        if self.record.fresh & decided:
+            self.write(fresh=self.record.fresh - decided)
 
     async def pending(self) -> tuple[Action, ...]:
         """What the next pass would do."""

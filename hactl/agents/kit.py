@@ -19,10 +19,12 @@ from hactl.target.gates import Gates
 class Exports(Protocol):
     """The LIO tree of one node; kept by ``exports.LioExports`` on the real or the in-memory configfs."""
 
-    async def pending(self, devices: Mapping[tuple[str, int], str]) -> dict[str, tuple[Change, ...]]:
+    async def pending(
+        self, devices: Mapping[tuple[str, int], str], resource: str | None = None
+    ) -> dict[str, tuple[Change, ...]]:
         """Changes still to be made, by resource name; under ``""`` those that concern no wanted resource.
         ``devices`` are the gates' block devices by resource and volume; a resource that lacks one is left
-        out."""
+        out. With ``resource`` only that one's, at a cost that does not grow with the others."""
         ...
 
     async def apply(self, change: Change) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hactl.agents import disks
 from hactl.agents.journal import Record
@@ -19,15 +19,35 @@ EVERYTHING = frozenset(Aspect)
 
 @dataclass(frozen=True)
 class Common:
-    """What is asked once for all resources of a node."""
+    """What is asked once for all resources of a node, as far as it was."""
 
-    drbd: dict[str, ResourceState]
-    gates: dict[str, GateState]
+    drbd: dict[str, ResourceState] | None = None
+    gates: dict[str, GateState] | None = None
+    exports: dict[str, tuple[Change, ...]] | None = None
+
+
+NOTHING = Common()
 
 
 async def observe_common(kit: Kit) -> Common:
     """DRBD and the gates of the whole node."""
     return Common(await kit.drbd.observe(), await kit.gates.observe())
+
+
+async def observe_node(kit: Kit, cluster: ClusterSpec, node: str) -> Common:
+    """The same and the LIO tree."""
+    common = await observe_common(kit)
+    return replace(common, exports=await observe_exports(kit, cluster, node))
+
+
+async def observe_exports(kit: Kit, cluster: ClusterSpec, node: str) -> dict[str, tuple[Change, ...]] | None:
+    """Pending changes of the LIO tree by resource. None if it cannot be planned as a whole: then each
+    resource has to be, by itself."""
+    gates = await kit.gates.observe()
+    try:
+        return await kit.exports.pending(devices(cluster, node, gates))
+    except HactlError:
+        return None
 
 
 async def observe(
@@ -39,7 +59,7 @@ async def observe(
     *,
     adjusted: bool,
     aspects: frozenset[Aspect] = EVERYTHING,
-    common: Common | None = None,
+    common: Common = NOTHING,
 ) -> ResourceObserved:
     """What ``aspects`` of a resource are like on this node now; the rest is left as not known.
 
@@ -49,7 +69,7 @@ async def observe(
     replica = node in spec.replicas
     drbd: ResourceState | None = None
     if replica and aspects & {Aspect.DRBD, Aspect.CONFIG}:
-        drbd = (common.drbd if common is not None else await kit.drbd.observe()).get(spec.name)
+        drbd = (common.drbd if common.drbd is not None else await kit.drbd.observe()).get(spec.name)
     configured: bool | None = None
     metadata: dict[int, bool | None] = {}
     problems: tuple[Problem, ...] = ()
@@ -62,12 +82,16 @@ async def observe(
             metadata[volume.number] = await kit.drbd.has_metadata(spec, volume.number) if asked else None
     gates: dict[str, GateState] = {}
     if aspects & {Aspect.GATES, Aspect.EXPORT}:
-        gates = common.gates if common is not None else await kit.gates.observe()
+        names = [gate_name(spec.name, v.number) for v in spec.volumes]
+        gates = common.gates if common.gates is not None else await kit.gates.observe(names)
     pending: tuple[Change, ...] | None = None
     error: str | None = None
     if Aspect.EXPORT in aspects:
         try:
-            pending = (await kit.exports.pending(devices(cluster, node, gates))).get(spec.name, ())
+            changes = common.exports
+            if changes is None:
+                changes = await kit.exports.pending(devices(cluster, node, gates), spec.name)
+            pending = changes.get(spec.name, ())
         except HactlError as refusal:
             error = str(refusal)
     return ResourceObserved(

@@ -150,7 +150,7 @@ def _resource(value: Any) -> PeerResource:
             serving=value["serving"] is True,
             primary=value["primary"] is True,
             active_node=value["active_node"],
-            fresh=value["fresh"] is True,
+            fresh=tuple(int(number) for number in value["fresh"]),
         )
     except (TypeError, KeyError, ValueError) as error:
         raise Unknown(

@@ -22,14 +22,15 @@ BUSY = "busy"
 class PeerResource:
     """One resource as its agent on another node sees it.
 
-    ``serving``: ordered active, DRBD Primary and every gate open. ``fresh``: its meta-data is brand-new.
+    ``serving``: ordered active, DRBD Primary and every gate open. ``fresh``: volumes whose
+    meta-data is brand-new.
     """
 
     role: OrderedRole
     serving: bool
     primary: bool
     active_node: str | None = None
-    fresh: bool = False
+    fresh: tuple[int, ...] = ()
 
 
 class Peers(Protocol):

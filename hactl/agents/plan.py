@@ -27,6 +27,7 @@ from hactl.agents.actions import (
     SetAlua,
     SkipInitialSync,
     WriteDrbdConfig,
+    both_new,
 )
 from hactl.agents.states import OrderedRole, ResourceDesired, ResourceObserved, VolumeDesired
 from hactl.replication.state import DiskState
@@ -93,15 +94,18 @@ def _replication(desired: ResourceDesired, observed: ResourceObserved) -> Iterat
         return
     name = desired.name
     rewritten = observed.configured is False
+    state = observed.drbd
+    complete = state is not None and set(state.volumes) == {v.number for v in desired.volumes}
     if rewritten:
         yield WriteDrbdConfig(name, "it differs from the specification")
-        if observed.drbd is None:
-            return  # the disks are looked at through the file: the rest is planned once it is there
-    state = observed.drbd
+        if not complete:
+            # The disks are looked at through the file, so the rest is planned once it is there. Brought up
+            # before its meta-data exists, a volume would stay without its disk.
+            return
     for volume in desired.volumes:
         if observed.metadata.get(volume.number) is False:
             yield CreateMetadata(name, "the disk carries none", volume.number)
-    if state is None or set(state.volumes) != {v.number for v in desired.volumes}:
+    if not complete:
         yield DrbdUp(name, "it is not in the kernel, or not all of it")
     elif rewritten:
         yield DrbdUp(name, "its resource file has changed")
@@ -116,10 +120,10 @@ def _gates(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Act
 
 
 def _skip(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
-    if desired.skips_sync and desired.peer_fresh and desired.replica:
-        step = SkipInitialSync(desired.name, "there is nothing to copy: both were created just now")
-        if step.hindrance(observed) is None:
-            yield step
+    new = sorted(v for v in observed.fresh & desired.peer_fresh if both_new(observed, v))
+    if desired.skips_sync and desired.replica and new:
+        reason = "there is nothing to copy: all were created just now"
+        yield SkipInitialSync(desired.name, reason, tuple(new))
 
 
 def _grow(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
@@ -142,6 +146,9 @@ def _grow(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Acti
 
 def _to_active(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
     shut = [v for v in desired.volumes if _mode(observed, v) not in (Mode.OPEN, Mode.FOREIGN)]
+    if observed.primary:
+        # A volume that has just joined has nothing to serve yet, and DRBD would refuse it; the others go on.
+        shut = [v for v in shut if not both_new(observed, v.number)]
     if shut or not observed.primary:
         # Also when it is Primary already: what opens a gate is DRBD's yes of just now, not an old
         # observation.
@@ -196,9 +203,7 @@ def _mode(observed: ResourceObserved, volume: VolumeDesired) -> Mode | None:
     return gate.mode if gate is not None else None
 
 
-def initial_sync_open(observed: ResourceObserved) -> bool:
-    """Brand-new meta-data here still waits for the decision whether to copy."""
-    state = observed.drbd
-    if not observed.fresh:
-        return False
-    return state is None or all(v.disk is DiskState.INCONSISTENT for v in state.volumes.values())
+def initial_sync_open(observed: ResourceObserved) -> frozenset[int]:
+    """Volumes with brand-new meta-data here that still wait for the decision whether to copy."""
+    known = observed.drbd.volumes if observed.drbd is not None else {}
+    return frozenset(n for n in observed.fresh if n not in known or known[n].disk is DiskState.INCONSISTENT)

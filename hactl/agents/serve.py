@@ -16,7 +16,7 @@ from hactl.agents.agent import Agent
 from hactl.agents.errors_http import Handler, as_json, body_of
 from hactl.agents.keeper import Keeper
 from hactl.agents.metrics import Metrics
-from hactl.agents.observe import Common, observe_common
+from hactl.agents.observe import Common, observe_node
 from hactl.agents.plan import plan
 from hactl.agents.status import node_status, resource_plan, resource_status
 from hactl.errors import Failed, HactlError, Refused, Unknown
@@ -45,9 +45,12 @@ class Api:
         app.router.add_get("/metrics", self._metrics_page)
         return app
 
+    async def _look(self) -> Common:
+        return await observe_node(self._agent.kit, self._agent.cluster, self._agent.node)
+
     async def status(self) -> dict[str, Any]:
         """The status document of this node, observed now."""
-        common = await observe_common(self._agent.kit)
+        common = await self._look()
         keepers = [keeper for _, keeper in sorted(self._agent.keepers.items())]
         resources = [await self._resource(keeper, common) for keeper in keepers]
         peers = {node: view is not None for node, view in self._agent.views.items()}
@@ -69,7 +72,7 @@ class Api:
         return web.json_response(await self.status())
 
     async def _plan(self, _: web.Request) -> web.Response:
-        common = await observe_common(self._agent.kit)
+        common = await self._look()
         resources = []
         for name, keeper in sorted(self._agent.keepers.items()):
             observed = await keeper.observe(common=common)

@@ -59,8 +59,8 @@ class ResourceDesired:
 
     ``exporters`` are all nodes that export it, ``replica`` says whether this node holds data.
     ``active_node`` is the node known to serve it: this one or another, or None. ``hold_over``: I/O has been
-    held for as long as allowed. ``peer_fresh``: the other replica's agent says its meta-data is brand-new
-    too. ``skips_sync``: this node is the one to declare brand-new replicas equal.
+    held for as long as allowed. ``peer_fresh``: volumes whose meta-data is brand-new on every other replica
+    too, as their agents say. ``skips_sync``: this node is the one to declare brand-new replicas equal.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ResourceDesired:
     role: OrderedRole
     active_node: str | None = None
     hold_over: bool = False
-    peer_fresh: bool = False
+    peer_fresh: frozenset[int] = frozenset()
     skips_sync: bool = False
 
     def view(self, active: str | None) -> dict[str, AccessState]:
@@ -138,6 +138,19 @@ def resyncing(state: ResourceState) -> bool:
         volume.replication not in _QUIET
         for connection in state.connections.values()
         for volume in connection.volumes.values()
+    )
+
+
+def sync_decided(state: ResourceState) -> frozenset[int]:
+    """Volumes whose first copy is over, or runs, or is not needed."""
+    copying = {
+        number
+        for connection in state.connections.values()
+        for number, volume in connection.volumes.items()
+        if volume.replication not in _QUIET
+    }
+    return frozenset(
+        n for n, v in state.volumes.items() if v.disk is not DiskState.INCONSISTENT or n in copying
     )
 
 
@@ -216,13 +229,11 @@ def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str,
         for peer, connection in sorted(state.connections.items()):
             if connection.state is ConnectionState.STANDALONE:
                 found.append(f"DRBD does not connect to {peer} (StandAlone): see drbd's split-brain recovery")
-        # Brand-new resources are seen to by themselves; a volume that joined an older one is not.
-        brand_new = observed.fresh >= set(state.volumes)
         for number, local in sorted(state.volumes.items()):
             disks = {local.disk} | {
                 c.volumes[number].disk for c in state.connections.values() if number in c.volumes
             }
-            if disks == {DiskState.INCONSISTENT} and not brand_new:
+            if disks == {DiskState.INCONSISTENT} and number not in observed.fresh:
                 found.append(
                     f"volume {number}: all replicas are Inconsistent: declare the good one by hand "
                     f"(drbdsetup new-current-uuid, or a first synchronisation)"

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -250,15 +250,16 @@ class Drbd:
         if done.status and _UNKNOWN_RESOURCE not in done.stderr:
             raise refusal(done, name)
 
-    async def skip_initial_sync(self, name: str) -> None:
+    async def skip_initial_sync(self, name: str, volumes: Collection[int]) -> None:
         state = (await self.observe()).get(name)
-        reason = why_not_new(state)
+        reason = why_not_new(state, volumes)
         if state is None or reason:
             raise Refused("drbd-not-new", f"resource {name}: cannot skip the first copy: {reason}")
         # What is observed may change until the kernel acts: it checks by itself that the data generation of
         # the connected device is "just created", and refuses otherwise.
-        for volume in state.volumes.values():
-            await self._run(["drbdsetup", "new-current-uuid", "--clear-bitmap", str(volume.minor)], name)
+        for number in volumes:
+            minor = state.volumes[number].minor
+            await self._run(["drbdsetup", "new-current-uuid", "--clear-bitmap", str(minor)], name)
 
     async def primary(self, name: str) -> None:
         if await self.version() >= (9,):
@@ -312,17 +313,22 @@ class Drbd:
             raise refusal(error.completed, name) from None
 
 
-def why_not_new(state: ResourceState | None) -> str:
-    """Why the first copy cannot be left out, or an empty string."""
+def why_not_new(state: ResourceState | None, volumes: Collection[int]) -> str:
+    """Why the first copy of ``volumes`` cannot be left out, or an empty string."""
     if state is None or not state.volumes:
         return "it is not configured in the kernel"
-    for number, volume in state.volumes.items():
-        if volume.disk is not DiskState.INCONSISTENT:
-            return f"volume {number} is {volume.disk} here"
+    for number in volumes:
+        if number not in state.volumes:
+            return f"volume {number} is not configured in the kernel"
+        if state.volumes[number].disk is not DiskState.INCONSISTENT:
+            return f"volume {number} is {state.volumes[number].disk} here"
     for connection in state.connections.values():
         if connection.state is not ConnectionState.CONNECTED:
             return f"the connection to {connection.peer} is {connection.state}"
-        for number, peer in connection.volumes.items():
+        for number in volumes:
+            peer = connection.volumes.get(number)
+            if peer is None:
+                return f"volume {number} is not known of {connection.peer}"
             if peer.disk not in (DiskState.INCONSISTENT, DiskState.DISKLESS):
                 return f"volume {number} is {peer.disk} on {connection.peer}"
             if peer.replication is not ReplicationState.ESTABLISHED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 from hactl.errors import Failed, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
@@ -115,13 +115,18 @@ class MemoryDrbd:
         del self._me.instances[name]
         self.cluster.touch()
 
-    async def skip_initial_sync(self, name: str) -> None:
+    async def skip_initial_sync(self, name: str, volumes: Collection[int]) -> None:
         state = (await self.observe()).get(name)
-        reason = why_not_new(state)
+        reason = why_not_new(state, volumes)
         if reason:
             raise Refused("drbd-not-new", f"resource {name}: cannot skip the first copy: {reason}")
         nodes = self.cluster.reached(self.node, name)
-        disks = [r.disk for n in nodes for r in self.cluster.nodes[n].instances[name].replicas.values()]
+        disks = [
+            replica.disk
+            for n in nodes
+            for number, replica in self.cluster.nodes[n].instances[name].replicas.items()
+            if number in volumes
+        ]
         datas = [d.metadata for d in disks if d is not None and d.metadata is not None]
         if any(d.generation != JUST_CREATED for d in datas):
             raise Refused("drbd-refused", f"resource {name}: there is a data generation already")
@@ -141,7 +146,7 @@ class MemoryDrbd:
                     "demote the resource on the other node first",
                 )
         for number in instance.replicas:
-            states = [self.cluster.state_of(n, name, number) for n in nodes]
+            states = [self.cluster.peer_disk(n, name, number) for n in nodes]
             if DiskState.UP_TO_DATE not in states:
                 raise Refused(
                     "drbd-not-uptodate",
@@ -234,7 +239,7 @@ class MemoryDrbd:
             return Connection(peer, state, Role.UNKNOWN, off)
         volumes = {
             n: PeerVolume(
-                self.cluster.replication(self.node, peer, name, n), self.cluster.state_of(peer, name, n)
+                self.cluster.replication(self.node, peer, name, n), self.cluster.peer_disk(peer, name, n)
             )
             for n in instance.replicas
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hactl.errors import Failed
 from hactl.model.preflight import DRBD_SIGNATURE, BlockDevice, Signature
 from hactl.replication.memory_cluster import MemoryDrbdCluster
 
@@ -25,11 +26,16 @@ class MemoryDrbdDevices(MemoryDevices):
 
     def __init__(self, cluster: MemoryDrbdCluster, node: str) -> None:
         super().__init__()
+        self.unreadable: set[str] = set()
         self._cluster = cluster
         self._node = node
 
     async def observe(self, paths: Iterable[str]) -> dict[str, BlockDevice]:
-        return {p: self.devices[p] if p in self.devices else self._look(p) for p in paths}
+        asked = list(paths)
+        for path in asked:
+            if path in self.unreadable:
+                raise Failed("disk-unreadable", f"lsblk failed: {path}: Input/output error", "see dmesg")
+        return {p: self.devices[p] if p in self.devices else self._look(p) for p in asked}
 
     def _look(self, path: str) -> BlockDevice:
         disk = self._cluster.disk(self._node, path)

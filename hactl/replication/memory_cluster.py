@@ -144,7 +144,8 @@ class MemoryDrbdCluster:
             raise Refused("drbd-read-only", f"resource {resource} is not primary on node {node}")
         if self.suspended(node, resource):
             raise Refused("drbd-suspended", f"resource {resource} on node {node} is suspended: no quorum")
-        reached = [n for n in self._reached(node, resource) if self.replica(n, resource, volume).disk]
+        reached = self._having(self._reached(node, resource), resource, volume)
+        reached = [n for n in reached if self.replica(n, resource, volume).disk]
         states = {n: self.state_of(n, resource, volume) for n in reached}
         if DiskState.UP_TO_DATE not in states.values():
             raise Failed("drbd-io-error", f"resource {resource} on node {node}: no up-to-date disk")
@@ -164,7 +165,7 @@ class MemoryDrbdCluster:
 
     def read(self, node: str, resource: str, volume: int, block: int) -> str | None:
         """Read one block as the device of a primary would give it."""
-        for name in self._reached(node, resource):
+        for name in self._having(self._reached(node, resource), resource, volume):
             if self.state_of(name, resource, volume) is DiskState.UP_TO_DATE:
                 disk = self.replica(name, resource, volume).disk
                 assert disk is not None
@@ -215,6 +216,16 @@ class MemoryDrbdCluster:
         members = self.members(self.nodes[node].instances[resource].spec)
         return [n for n in members if n == node or self.linked(node, n, resource)]
 
+    def _having(self, nodes: list[str], resource: str, volume: int) -> list[str]:
+        """Those of ``nodes`` that have a volume up: one that joins comes up on one node after the other."""
+        return [n for n in nodes if volume in self.nodes[n].instances[resource].replicas]
+
+    def peer_disk(self, peer: str, resource: str, volume: int) -> DiskState:
+        """Disk state of a connected peer's volume, as others see it."""
+        if not self._having([peer], resource, volume):
+            return DiskState.DISKLESS
+        return self.state_of(peer, resource, volume)
+
     def members(self, spec: ResourceSpec) -> tuple[str, ...]:
         """Nodes that take part in a resource's replication: on DRBD 9 also those without a disk."""
         return spec.nodes if self.version >= (9,) else spec.replicas
@@ -233,6 +244,8 @@ class MemoryDrbdCluster:
 
     def _handshake(self, a: str, b: str, resource: str) -> None:
         for volume in self.nodes[a].instances[resource].replicas:
+            if not self._having([b], resource, volume):
+                continue
             mine, theirs = self._data(a, resource, volume), self._data(b, resource, volume)
             if mine is None or theirs is None:
                 continue
@@ -303,7 +316,7 @@ class MemoryDrbdCluster:
 
     def replication(self, node: str, peer: str, resource: str, volume: int) -> ReplicationState:
         """State of one volume's replication, as the node sees it."""
-        if not self.linked(node, peer, resource):
+        if not self.linked(node, peer, resource) or not self._having([peer], resource, volume):
             return ReplicationState.OFF
         if self.replica(node, resource, volume).syncing_from == peer:
             return ReplicationState.SYNC_TARGET
@@ -335,29 +348,30 @@ class MemoryDrbdCluster:
     # What the nodes' twins need
 
     def attach(self, node: str, spec: ResourceSpec) -> Instance:
-        """Bring a resource up on a node: attach its disks, connect."""
-        if spec.name in self.nodes[node].instances:
-            instance = self.nodes[node].instances[spec.name]
-            instance.standalone.clear()
-        else:
-            instance = Instance(spec)
-            for volume in spec.volumes:
-                path = volume.disks.get(node)
-                disk = None if path is None else self.disk(node, path)
-                if disk is not None and disk.failed:
-                    disk = None
-                if disk is not None and disk.metadata is None:
-                    raise Refused(
-                        "drbd-no-metadata",
-                        f"resource {spec.name}: No valid meta-data signature found. (119)",
-                        "create meta-data first",
-                    )
-                instance.replicas[volume.number] = Replica(spec.minor(volume), disk)
-            members = self.members(spec)
-            instance.quorum = self.version < (9,) or len(members) < 3
-            self.nodes[node].instances[spec.name] = instance
+        """Bring a resource, or what it lacks, up on a node: attach its disks, connect. A disk that cannot be
+        attached is refused, and its volume stays up without it."""
+        instance = self.nodes[node].instances.setdefault(spec.name, Instance(spec))
+        if not instance.replicas:
+            instance.quorum = self.version < (9,) or len(self.members(spec)) < 3
+        instance.standalone.clear()
+        instance.spec = spec
+        before = set(instance.replicas)
+        bad = False
+        for volume in (v for v in spec.volumes if v.number not in before):
+            path = volume.disks.get(node)
+            disk = None if path is None else self.disk(node, path)
+            bad = bad or (disk is not None and not disk.failed and disk.metadata is None)
+            usable = disk is not None and not disk.failed and disk.metadata is not None
+            instance.replicas[volume.number] = Replica(spec.minor(volume), disk if usable else None)
+        if set(instance.replicas) != before:
             self.grow(node, spec.name)
         self.connect_all()
+        if bad:
+            raise Refused(
+                "drbd-no-metadata",
+                f"resource {spec.name}: No valid meta-data signature found. (119)",
+                "create meta-data first",
+            )
         return instance
 
     def promoted(self, node: str, resource: str) -> None:
@@ -366,7 +380,7 @@ class MemoryDrbdCluster:
         reached = self._reached(node, resource)
         away = [n for n in instance.spec.replicas if n not in reached]
         for number in instance.replicas:
-            self._new_generation(resource, number, reached, away)
+            self._new_generation(resource, number, self._having(reached, resource, number), away)
         self.touch()
 
     def grow(self, node: str, resource: str) -> None:
@@ -374,7 +388,7 @@ class MemoryDrbdCluster:
         nodes = self._reached(node, resource)
         peers = metadata.max_peers(self.nodes[node].instances[resource].spec, self.version)
         for number in self.nodes[node].instances[resource].replicas:
-            replicas = [self.replica(n, resource, number) for n in nodes]
+            replicas = [self.replica(n, resource, number) for n in self._having(nodes, resource, number)]
             sizes = [metadata.usable_size(r.disk.size, peers) for r in replicas if r.disk is not None]
             for replica in replicas:
                 replica.size = min(sizes, default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from hactl.model.spec import ClusterSpec, ResourceSpec
@@ -65,9 +65,9 @@ class Replication(Protocol):
         """Disconnect, detach and remove from the kernel; not configured is no error."""
         ...
 
-    async def skip_initial_sync(self, name: str) -> None:
-        """Declare all replicas of a brand-new, connected, Inconsistent/Inconsistent resource equal without
-        copying (new-current-uuid --clear-bitmap); refused if there is any data generation already."""
+    async def skip_initial_sync(self, name: str, volumes: Collection[int]) -> None:
+        """Declare all replicas of brand-new, connected, Inconsistent/Inconsistent volumes equal without
+        copying (new-current-uuid --clear-bitmap); refused if one has any data generation already."""
         ...
 
     async def primary(self, name: str) -> None:

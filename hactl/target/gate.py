@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from typing import TypeGuard, TypeVar
 
 from hactl.errors import Failed, Unknown
@@ -53,8 +53,8 @@ class DmGates:
         self._drain = drain
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def observe(self) -> dict[str, GateState]:
-        devices = await self._list(())
+    async def observe(self, names: Collection[str] = ()) -> dict[str, GateState]:
+        devices = await self._list([*names, *(name + _HOLD for name in names)])
         return {
             name: self._state(device, devices.get(name + _HOLD))
             for name, device in devices.items()

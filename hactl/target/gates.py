@@ -15,6 +15,7 @@ held    ``linear`` on a suspended hold  I/O queues in the hold device and DRBD i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -55,8 +56,9 @@ class Gates(Protocol):
     done :class:`hactl.errors.Failed`. Every change may be repeated, also after it was interrupted
     half-way."""
 
-    async def observe(self) -> dict[str, GateState]:
-        """All gates of hactl's on this node, by name (see ``gate_name``)."""
+    async def observe(self, names: Collection[str] = ()) -> dict[str, GateState]:
+        """The gates of hactl's on this node by name (see ``gate_name``): those of ``names`` that exist, or
+        all."""
         ...
 
     async def create(self, name: str, size: int) -> GateState:

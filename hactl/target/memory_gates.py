@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hactl.errors import Failed, HactlError, Refused, Unknown
@@ -102,8 +103,8 @@ class MemoryGates:
 
     # Gates
 
-    async def observe(self) -> dict[str, GateState]:
-        return {name: self._state(name, gate) for name, gate in self._gates.items()}
+    async def observe(self, names: Collection[str] = ()) -> dict[str, GateState]:
+        return {n: self._state(n, gate) for n, gate in self._gates.items() if not names or n in names}
 
     async def create(self, name: str, size: int) -> GateState:
         self._check_sectors(name, size)

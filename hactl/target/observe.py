@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 
@@ -35,23 +36,43 @@ _ALIAS = re.compile(r"^TG Port Alias: (\S+)$", re.MULTILINE)
 _ACCESS_TYPES = {"None": 0, "Implicit": 1, "Explicit": 2, "Implicit and Explicit": 3}
 
 
-def observe(fs: ConfigFs) -> Tree:
+@dataclass(frozen=True)
+class Scope:
+    """One resource's part of the tree."""
+
+    resource: str
+    iqn: str
+
+    def has(self, backstore: str) -> bool:
+        return backstore.rpartition(".")[0] == f"{PREFIX}{self.resource}"
+
+
+def observe(fs: ConfigFs, scope: Scope | None = None) -> Tree:
     """Everything that is hactl's: backstores by their prefix; targets by the ledger or by a LUN that links to
-    such a backstore. Words that the kernel is not known to use raise :class:`Failed`."""
+    such a backstore. Words that the kernel is not known to use raise :class:`Failed`.
+
+    With a ``scope`` only that resource's; of everything else no more than names are read.
+    """
     backstores: list[Backstore] = []
     empty, taken = set(), set()
     for hba in hbas(fs):
         devices = devices_of(fs, hba)
         own = [d for d in devices if d.startswith(PREFIX) and plugin_of(hba) in PLUGINS]
+        if scope is not None:
+            own = [d for d in own if scope.has(d)]
         backstores.extend(_backstore(fs, hba, d) for d in own)
         if len(own) < len(devices):
             taken.add(hba)
-        if not devices and in_range(hba):
+        if not devices and in_range(hba) and scope is None:
             empty.add(hba)
     targets: list[Target] = []
     foreign: set[str] = set()
     claims = fs.claims()
+    if scope is not None:
+        claims &= {scope.iqn}
     for iqn in target_names(fs):
+        if scope is not None and iqn != scope.iqn:
+            continue
         if iqn in claims or links_to_own(fs, iqn):
             targets.append(_target(fs, iqn))
         else:

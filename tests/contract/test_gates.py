@@ -58,7 +58,7 @@ class MemoryRig:
             await drbd.write_config(cluster(spec), spec)
             await drbd.create_metadata(spec, 0)
             await drbd.up("r0")
-        await self.drbd.skip_initial_sync("r0")
+        await self.drbd.skip_initial_sync("r0", (0,))
         await self.drbd.primary("r0")
 
     async def write(self, value: str) -> Callable[[], Awaitable[str]]:

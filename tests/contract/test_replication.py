@@ -234,7 +234,7 @@ async def test_no_promotion_without_up_to_date_data(rig: Rig) -> None:
 async def test_the_first_copy_is_not_skipped_without_the_peer(rig: Rig) -> None:
     await bring_up(rig)
     with pytest.raises(Refused) as caught:
-        await rig.drbd.skip_initial_sync(NAME)
+        await rig.drbd.skip_initial_sync(NAME, (0,))
     assert caught.value.code == "drbd-not-new"
 
 

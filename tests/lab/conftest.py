@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from lab import product, story
 from lab.api import Lab
 
 EVIDENCE = Path(os.environ.get("HACTL_LAB_EVIDENCE", "out/evidence"))
-FAILED = pytest.StashKey[bool]()
+ORDER = ("test_lab", "test_bad_input", "test_contracts", "test_access", "test_story", "test_take_over")
+"""One boot serves all files; each begins with what the one before it left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the files of this folder into their order."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,3 +50,33 @@ def lab() -> Iterator[Lab]:
     ) as running:
         product.install(running)
         yield running
+    shutil.rmtree(running.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab) -> Lab:
+    """The lab with r0 replicated, exported from n1 and n2, and active (at first on n1)."""
+    story.start_agents(lab, story.specification(lab))
+    story.wait_until_ready(lab)
+    if not any(r["active_node"] for r in story.status(lab["n1"])["resources"]):
+        lab["n1"].succeed("hactl promote r0")
+    story.wait_until_ready(lab)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def device(cluster: Lab) -> str:
+    """The client's multipath device."""
+    return story.attach(cluster)
+
+
+@pytest.fixture
+def load(cluster: Lab, device: str) -> Iterator[story.Load]:
+    """fio writing and verifying for as long as the test lasts; whatever happens, it saw no error."""
+    running = story.Load(cluster["c1"], device)
+    running.start()
+    yield running
+    if running.running:
+        report = running.stop()
+        assert report.error == 0
+        assert report.writes > 0

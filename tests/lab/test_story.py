@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from lab import plot, story
 from lab.api import Lab, Machine
@@ -19,61 +16,12 @@ SWITCHOVERS = 10
 OUT = Path("out")
 
 
-@pytest.fixture(scope="module")
-def cluster(lab: Lab) -> Lab:
-    """The lab with r0 replicated, exported from n1 and n2, and active (at first on n1)."""
-    story.start_agents(lab, story.specification(lab))
-    story.wait_until_ready(lab)
-    if not any(r["active_node"] for r in story.status(lab["n1"])["resources"]):
-        lab["n1"].succeed("hactl promote r0")
-    story.wait_until_ready(lab)
-    return lab
-
-
-@pytest.fixture(scope="module")
-def device(cluster: Lab) -> str:
-    """The client's multipath device."""
-    return story.attach(cluster)
-
-
-@pytest.fixture
-def load(cluster: Lab, device: str) -> Iterator[story.Load]:
-    """fio writing and verifying for as long as the test lasts; whatever happens, it saw no error."""
-    running = story.Load(cluster["c1"], device)
-    running.start()
-    yield running
-    if running.running:
-        report = running.stop()
-        assert report.error == 0
-        assert report.writes > 0
-
-
-def active_node(lab: Lab) -> str:
-    """The one node whose gate is open; more than one, or none, is a failure."""
-    opened = [
-        n.name
-        for n in lab.nodes[:2]
-        if " linear " in n.succeed("dmsetup table hactl.r0.0") and _leads_to_drbd(n)
-    ]
-    assert len(opened) == 1, f"open gates: {opened}"
-    return opened[0]
-
-
-def _leads_to_drbd(node: Machine) -> bool:
-    # 147 is DRBD's major number (Documentation/admin-guide/devices.txt).
-    return " 147:" in node.succeed("dmsetup table hactl.r0.0")
-
-
-def standby_node(lab: Lab) -> str:
-    """The replica that is not active."""
-    return "n1" if active_node(lab) == "n2" else "n2"
-
-
 def configfs(node: Machine) -> str:
     """Everything in LIO's tree that can be read, but for counters."""
     return node.succeed(
         "cd /sys/kernel/config/target"
-        " && find . -type f -readable ! -path '*statistics*' ! -name info ! -name control | sort | xargs grep -H . ; find . -type l -printf '%p -> %l\\n' | sort"
+        " && find . -type f -readable ! -path '*statistics*' ! -name info ! -name control | sort"
+        " | xargs grep -H . ; find . -type l -printf '%p -> %l\\n' | sort"
     )
 
 
@@ -86,7 +34,7 @@ def test_nothing_is_left_to_do_and_a_restarted_agent_changes_nothing(cluster: La
         node.succeed("systemctl restart hactl-agent")
     story.wait_until_ready(cluster)
     assert [configfs(node) for node in cluster.nodes[:2]] == before
-    active_node(cluster)
+    story.active_node(cluster)
 
 
 def test_discovery_shows_each_nodes_own_portals_and_no_shadow(cluster: Lab, device: str) -> None:
@@ -134,7 +82,9 @@ def test_every_path_reports_the_whole_truth(cluster: Lab, device: str) -> None:
     seen = [port_groups(cluster["c1"], path.device) for path in story.paths(cluster["c1"])]
     for groups in seen:
         named = {k: v for k, v in groups.items() if k != 0}
-        states = {1: 0, 2: 2} if active_node(cluster) == "n1" else {1: 2, 2: 0}  # active/optimized, standby
+        states = (
+            {1: 0, 2: 2} if story.active_node(cluster) == "n1" else {1: 2, 2: 0}
+        )  # active/optimized, standby
         assert named == {1: (states[1], (0x11,)), 2: (states[2], (0x12,))}
         assert groups.get(0, (2, ()))[1] == ()  # LIO's default group has no port
 
@@ -143,9 +93,9 @@ def test_ten_switchovers_under_load(cluster: Lab, device: str, load: story.Load)
     client = cluster["c1"]
     measured = []
     for number in range(1, SWITCHOVERS + 1):
-        source, destination = active_node(cluster), standby_node(cluster)
+        source, destination = story.active_node(cluster), story.standby_node(cluster)
         measured.append(story.switchover(cluster, number, source, destination))
-        assert active_node(cluster) == destination
+        assert story.active_node(cluster) == destination
         seen = story.wait_until_paths(client, active=destination, lab=cluster)
         assert sorted(p.checker for p in seen) == ["ghost", "ready"]
         load.wait_for_progress()
@@ -168,12 +118,12 @@ def test_a_pattern_written_before_is_there_after(cluster: Lab, device: str) -> N
         " --ioengine=libaio --iodepth=8 --verify=sha256 --verify_fatal=1"
     )
     client.succeed(f"{job} --do_verify=0", timeout=300)
-    cluster[active_node(cluster)].succeed(f"hactl switchover r0 --to {standby_node(cluster)}")
+    cluster[story.active_node(cluster)].succeed(f"hactl switchover r0 --to {story.standby_node(cluster)}")
     client.succeed(f"{job} --verify_only=1", timeout=300)
 
 
 def test_a_write_to_the_standby_path_reaches_no_disk(cluster: Lab, device: str) -> None:
-    client, standby = cluster["c1"], standby_node(cluster)
+    client, standby = cluster["c1"], story.standby_node(cluster)
     portal = story.portals(cluster, standby)[0]
     path = next(p.device for p in story.paths(client) if p.portal == portal)
     disks = {n: story.disk(cluster, n) for n in ("n1", "n2")}
@@ -198,7 +148,7 @@ def test_a_write_to_the_standby_path_reaches_no_disk(cluster: Lab, device: str) 
 
 
 def test_refused_while_the_destination_is_not_up_to_date(cluster: Lab, load: story.Load) -> None:
-    active, standby = active_node(cluster), standby_node(cluster)
+    active, standby = story.active_node(cluster), story.standby_node(cluster)
     # A replication link that was down leaves the standby behind; a resync that is paused leaves it so.
     cluster[active].succeed("drbdadm pause-sync r0")
     cluster.cut("replication", standby)
@@ -210,28 +160,28 @@ def test_refused_while_the_destination_is_not_up_to_date(cluster: Lab, load: sto
     cluster[active].wait_until_succeeds("drbdadm cstate r0 | grep -E 'PausedSyncS|SyncSource'", timeout=90)
     refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
     assert "resyncing" in refused or "not-uptodate" in refused
-    assert active_node(cluster) == active
+    assert story.active_node(cluster) == active
     cluster[active].succeed("drbdadm resume-sync r0")
     cluster[active].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
 
 
 def test_refused_while_the_destination_cannot_be_reached(cluster: Lab, load: story.Load) -> None:
-    active, standby = active_node(cluster), standby_node(cluster)
+    active, standby = story.active_node(cluster), story.standby_node(cluster)
     cluster.cut("cluster", standby)
     refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
     assert "unreachable" in refused
     assert standby in refused
-    assert active_node(cluster) == active
+    assert story.active_node(cluster) == active
     cluster.heal()
     cluster[standby].succeed("systemctl stop hactl-agent")
     refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
     assert "unreachable" in refused
-    assert active_node(cluster) == active
+    assert story.active_node(cluster) == active
     cluster[standby].succeed("systemctl start hactl-agent")
 
 
 def test_refused_while_the_destination_has_no_gate(cluster: Lab, load: story.Load) -> None:
-    active, standby = active_node(cluster), standby_node(cluster)
+    active, standby = story.active_node(cluster), story.standby_node(cluster)
     # LIO holds a gate open, so by hand it can only be given another table. The agent puts that right at its
     # next pass; until then, nothing may be moved there.
     meddle = (
@@ -241,7 +191,7 @@ def test_refused_while_the_destination_has_no_gate(cluster: Lab, load: story.Loa
     assert "zero" in cluster[standby].succeed(meddle)
     refused = cluster[active].fail(f"hactl switchover r0 --to {standby}")
     assert "gate" in refused
-    assert active_node(cluster) == active
+    assert story.active_node(cluster) == active
     cluster[standby].succeed("systemctl restart hactl-agent")
     cluster[standby].wait_until_succeeds("dmsetup table hactl.r0.0 | grep error")
 
@@ -249,7 +199,7 @@ def test_refused_while_the_destination_has_no_gate(cluster: Lab, load: story.Loa
 def test_agents_killed_in_the_middle(cluster: Lab, load: story.Load) -> None:
     """kill -9 of either agent at moments spread over a switchover: it ends in one of two sound states."""
     for number in range(12):
-        active, standby = active_node(cluster), standby_node(cluster)
+        active, standby = story.active_node(cluster), story.standby_node(cluster)
         victim = cluster[active if number % 2 else standby]
         delay = 0.05 + 0.15 * (number // 2)
         order = f"hactl switchover r0 --to {standby} >/tmp/order 2>&1"
@@ -259,7 +209,7 @@ def test_agents_killed_in_the_middle(cluster: Lab, load: story.Load) -> None:
         load.wait_for_progress()
         cluster[active].wait_until_succeeds("! systemctl is-active order", timeout=60)
         story.wait_until_settled(cluster)
-        story.wait_until_paths(cluster["c1"], active=active_node(cluster), lab=cluster)
+        story.wait_until_paths(cluster["c1"], active=story.active_node(cluster), lab=cluster)
 
 
 def test_foreign_targets_are_left_alone(cluster: Lab) -> None:
@@ -275,4 +225,4 @@ def test_foreign_targets_are_left_alone(cluster: Lab) -> None:
     node.succeed(
         "targetcli /iscsi delete iqn.2003-01.org.example:other && targetcli /backstores/fileio delete other"
     )
-    assert active_node(cluster) in ("n1", "n2")
+    assert story.active_node(cluster) in ("n1", "n2")

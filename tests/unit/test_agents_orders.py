@@ -8,6 +8,7 @@ import pytest
 
 from hactl.agents.exports import LioExports
 from hactl.errors import Refused
+from hactl.replication.memory_model import MetaData
 from hactl.target.gates import Mode
 from hactl.target.memory import MemoryConfigFs
 from tests.unit.agents_world import NODES, R0, World, active, cluster, refused
@@ -157,15 +158,33 @@ async def test_resource_that_is_not_wanted_any_more_is_taken_down() -> None:
     assert world.drbd.disk("n1", "/dev/vd0").metadata is not None
 
 
-async def test_volume_added_to_an_active_resource_leaves_the_others_served() -> None:
+async def test_volume_added_to_an_active_resource_is_served_too() -> None:
     world = await active(World())
+    world.write("n1", 1, "5")
     world.spec = cluster(2)
     for node in NODES:
-        machine = world.machines[node]
-        machine.exports = LioExports(machine.fs, world.spec, node)
+        world.restart_with(node, world.spec)
         await world.start(node)
     await world.converge(4)
     assert world.open_at(0) == ["n1"]
-    assert world.open_at(1) == []
+    assert world.open_at(1) == ["n1"]
+    assert world.read(1) == "5"
+    assert [s for s in world.steps if s[2] == "SkipInitialSync"] == [("n1", R0, "SkipInitialSync")] * 2
+    for node in NODES:
+        assert world.agents[node].keepers[R0].reason is None
+        assert await world.agents[node].keepers[R0].pending() == ()
+    await world.agents["n1"].switchover(R0, "n2")
+    assert world.open_at(1) == ["n2"]
+
+
+async def test_joining_volume_with_data_on_one_side_is_left_to_an_operator() -> None:
+    world = await active(World())
+    world.drbd.disk("n2", "/dev/vd1").metadata = MetaData()
+    world.spec = cluster(2)
+    for node in NODES:
+        world.restart_with(node, world.spec)
+        await world.start(node)
+    await world.converge(4)
+    assert (world.open_at(0), world.open_at(1)) == (["n1"], [])
+    assert [s for s in world.steps if s[2] == "SkipInitialSync"] == [("n1", R0, "SkipInitialSync")]
     assert world.roles()["n1"] == "active"
-    assert world.agents["n1"].keepers[R0].reason is not None

@@ -185,22 +185,36 @@ def test_from_nothing() -> None:
     assert names(plan_groundwork(desired, foreign)) == ["DrbdUp"]
 
 
+def skipped(desired: ResourceDesired, observed: ResourceObserved) -> tuple[int, ...]:
+    """Volumes whose first copy the plan leaves out."""
+    found = [s for s in plan(desired, observed) if isinstance(s, a.SkipInitialSync)]
+    assert all(s.hindrance(observed) is None for s in found)
+    return tuple(v for s in found for v in s.volumes)
+
+
 @pytest.mark.parametrize(
-    ("changes", "skips"),
+    ("changes", "volumes"),
     [
-        ({}, True),
-        ({"peer_fresh": False}, False),
-        ({"skips_sync": False}, False),
+        ({}, (0, 1)),
+        ({"peer_fresh": frozenset()}, ()),
+        ({"peer_fresh": frozenset({1})}, (1,)),
+        ({"skips_sync": False}, ()),
+        ({"replica": False}, ()),
     ],
 )
-def test_initial_sync_is_skipped_only_if_all_is_brand_new(changes: dict[str, object], skips: bool) -> None:
-    desired = wanted(OrderedRole.STANDBY, **{"peer_fresh": True, "skips_sync": True, **changes})
+def test_initial_sync_is_skipped_only_of_what_is_brand_new_everywhere(
+    changes: dict[str, object], volumes: tuple[int, ...]
+) -> None:
+    desired = wanted(OrderedRole.STANDBY, **{"peer_fresh": frozenset(NUMBERS), "skips_sync": True, **changes})
     observed = replace(found(disk=DiskState.INCONSISTENT), fresh=frozenset(NUMBERS))
-    assert ("SkipInitialSync" in names(plan(desired, observed))) is skips
-    assert "SkipInitialSync" not in names(plan(desired, replace(observed, fresh=frozenset())))
-    assert "SkipInitialSync" not in names(plan(desired, replace(observed, fresh=frozenset({0}))))
-    old = replace(found(), fresh=frozenset(NUMBERS))
-    assert "SkipInitialSync" not in names(plan(desired, old))
+    assert skipped(desired, observed) == volumes
+    assert skipped(desired, replace(observed, fresh=frozenset())) == ()
+    assert set(skipped(desired, replace(observed, fresh=frozenset({0})))) == set(volumes) & {0}
+    assert skipped(desired, replace(found(), fresh=frozenset(NUMBERS))) == ()
+    state = observed.drbd
+    assert state is not None
+    lost = replace(state.connections["n2"], state=ConnectionState.CONNECTING)
+    assert skipped(desired, replace(observed, drbd=replace(state, connections={"n2": lost}))) == ()
 
 
 def test_volume_that_joins_an_older_resource() -> None:
@@ -209,6 +223,9 @@ def test_volume_that_joins_an_older_resource() -> None:
     assert observed.drbd is not None
     one = replace(observed.drbd, volumes={0: observed.drbd.volumes[0]})
     joining = replace(observed, drbd=one, metadata={0: None, 1: False})
+    assert names(plan_groundwork(desired, replace(joining, configured=False, metadata={}))) == [
+        "WriteDrbdConfig"
+    ]
     assert names(plan_groundwork(desired, joining)) == ["CreateMetadata", "DrbdUp"]
     new = found(disk=DiskState.INCONSISTENT).drbd
     assert new is not None
@@ -219,8 +236,15 @@ def test_volume_that_joins_an_older_resource() -> None:
         volumes={0: observed.drbd.volumes[0], 1: new.volumes[1]},
         connections={"n2": replace(connection, volumes=peers)},
     )
-    (told,) = troubles(desired, replace(observed, drbd=mixed, fresh=frozenset({1})))
+    (told,) = troubles(desired, replace(observed, drbd=mixed))
     assert told.startswith("volume 1: all replicas are Inconsistent")
+    joined = replace(observed, drbd=mixed, fresh=frozenset({1}))
+    assert troubles(desired, joined) == ()
+    skips = replace(desired, skips_sync=True, peer_fresh=frozenset({1}))
+    assert skipped(skips, joined) == (1,)
+    half = found(Role.PRIMARY, (Mode.OPEN, Mode.CLOSED), desired.view("n1")).gates
+    serving_one = replace(joined, drbd=replace(mixed, role=Role.PRIMARY), gates=half)
+    assert names(plan_role(wanted(OrderedRole.ACTIVE), serving_one)) == ["SetAlua"]
     assert troubles(desired, replace(observed, drbd=new, fresh=frozenset({0, 1}))) == ()
 
 

@@ -245,13 +245,13 @@ async def test_a_disk_in_use_by_others_is_refused(tmp_path: Path) -> None:
 async def test_the_first_copy_is_skipped_only_when_all_is_new(tmp_path: Path) -> None:
     drbd, utils = make(V9, tmp_path)
     utils.dump = (DATA / "n1/02-connected-both-inconsistent/events2-now.txt").read_text()
-    await drbd.skip_initial_sync("r0")
+    await drbd.skip_initial_sync("r0", (0,))
     assert utils.argvs[-1] == ("drbdsetup", "new-current-uuid", "--clear-bitmap", "1000")
     for state in ("01-n1-up-alone-inconsistent", "03-primary-syncsource", "06-primary-uptodate"):
         utils.dump = (DATA / f"n1/{state}/events2-now.txt").read_text()
         utils.argvs.clear()
         with pytest.raises(Refused) as caught:
-            await drbd.skip_initial_sync("r0")
+            await drbd.skip_initial_sync("r0", (0,))
         assert caught.value.code == "drbd-not-new"
         assert all("new-current-uuid" not in argv for argv in utils.argvs)
 

@@ -33,7 +33,7 @@ class World:
             if node in self.spec.replicas:
                 await self.drbd[node].create_metadata(self.spec, 0)
             await self.drbd[node].up("r0")
-        await self.drbd["n1"].skip_initial_sync("r0")
+        await self.drbd["n1"].skip_initial_sync("r0", (0,))
 
     def write(self, node: str, value: str, block: int = 0) -> None:
         self.cluster.write(node, "r0", 0, block, value)
@@ -176,7 +176,7 @@ async def test_a_failed_disk_is_served_by_the_peer(world: World) -> None:
 
 async def test_the_first_copy_is_skipped_once(world: World) -> None:
     with pytest.raises(Refused):
-        await world.drbd["n1"].skip_initial_sync("r0")
+        await world.drbd["n1"].skip_initial_sync("r0", (0,))
 
 
 async def test_who_loses_the_majority_at_once_is_suspended(three: World) -> None:

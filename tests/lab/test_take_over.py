@@ -1,0 +1,30 @@
+"""The active node is lost and an operator promotes the other one; the lost one comes back and catches up."""
+
+from __future__ import annotations
+
+from lab import product, story
+from lab.api import Lab
+
+
+def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story.Load) -> None:
+    lost, heir = story.active_node(cluster), story.standby_node(cluster)
+    client = cluster["c1"]
+    load.wait_for_progress()
+    cluster[lost].crash()
+    refused = cluster[heir].execute(f"hactl switchover r0 --to {heir}")
+    assert refused.status != 0
+    cluster[heir].wait_until_succeeds("drbdadm cstate r0 | grep -v Connected", timeout=60)
+    cluster[heir].succeed("hactl promote r0")
+    load.wait_for_progress(timeout=180)
+    report = load.stop()
+    assert report.error == 0
+    cluster[lost].start()
+    product.install(cluster)
+    story.start_agents(cluster, story.specification(cluster))
+    # What was written meanwhile reaches it, and it does not take back the role it had.
+    cluster[heir].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
+    story.wait_until_settled(cluster)
+    assert story.active_node(cluster) == heir
+    story.wait_until_paths(client, active=heir, lab=cluster)
+    cluster[heir].succeed(f"hactl switchover r0 --to {lost}")
+    assert story.active_node(cluster) == lost
