@@ -3,10 +3,11 @@
 # Does nothing where everything is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
 
 declare -A provides=(
-  [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [qemu-img]=qemu-utils [mkfs.ext4]=e2fsprogs
-  [ip]=iproute2 [openssl]=openssl [unshare]=util-linux [zstd]=zstd
+  [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [qemu-img]=qemu-utils [mkfs.ext4]=e2fsprogs [debugfs]=e2fsprogs
+  [ip]=iproute2 [openssl]=openssl [unshare]=util-linux [setpriv]=util-linux [mount]=mount [zstd]=zstd
 )
 packages=()
 for command in "${!provides[@]}"; do

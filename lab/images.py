@@ -10,19 +10,22 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.builder import WITH_ITS_PARENT, Builder, Progress, side_by_side
 from lab.errors import BuildError
 from lab.recipe import GUEST_FILES, RECIPES, REQUIREMENTS, Recipe
-from lab.scratch import scratch
+from lab.scratch import remove, scratch
 
 __all__ = ["CACHE", "BuildError", "Image", "Progress", "ensure", "ensure_all", "runtime"]
 
 CACHE = Path(os.environ.get("HACTL_LAB_CACHE", "/var/cache/hactl-lab"))
 ARCHIVES = CACHE / "archives"
 """Debian packages that were downloaded."""
+KEEP_DAYS = 14
+DISPOSABLE = ("base-", *(f"{name}-" for name in RECIPES), "snapshot-", "kvm-")
 NODE_PYTHON = "3.13"
 """Python of Debian 13, for which wheels are fetched."""
 
@@ -111,6 +114,9 @@ def ensure(recipe: Recipe, builder: Builder) -> Image:
     folder = CACHE / f"{recipe.name}-{recipe.digest(extra)}"
     with builder.locked(CACHE / f"{recipe.name}.lock"):
         if folder.exists():
+            for used in (folder, base):
+                if used.exists():
+                    os.utime(used)
             return Image(folder)
         log = _log(folder.name)
         if not base.exists():
@@ -122,8 +128,21 @@ def ensure(recipe: Recipe, builder: Builder) -> Image:
             (place / "image").mkdir()
             _add_guest_files(base, place / "image", log, builder)
             (place / "image").rename(folder)
+        _forget_unused()
     builder.progress("done", 1)
     return Image(folder)
+
+
+def _forget_unused() -> None:
+    """Remove images and snapshots that no lab has been started from for a long time, to make room for new
+    ones."""
+    limit = time.time() - KEEP_DAYS * 24 * 3600
+    for entry in CACHE.iterdir():
+        if entry.name.startswith(DISPOSABLE) and entry.stat().st_mtime < limit:
+            if entry.is_dir():
+                remove(entry)
+            else:
+                entry.unlink()
 
 
 def _add_guest_files(base: Path, out: Path, log: Path, builder: Builder) -> None:

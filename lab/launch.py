@@ -85,8 +85,10 @@ def check_host() -> None:
     """LabError when the host lacks what every lab needs."""
     if os.geteuid() != 0:
         raise LabError("the lab needs root, for its network namespace and mounts: run it with sudo")
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    lacking = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
+    path = os.environ.get("PATH", "/usr/bin:/bin")
+    if "/usr/sbin" not in path.split(":"):  # after su(1) without "-"
+        os.environ["PATH"] = f"{path}:/usr/sbin:/sbin"
+    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         raise LabError(f"{', '.join(lacking)} not found: lab/bootstrap.sh installs what is needed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -67,6 +68,8 @@ class Qemu(Machine):
         self.pristine = not self._overlay.exists() and not self.data.exists()
         self.restored = self.pristine and self._snapshot.exists()
         self._qmp.unlink(missing_ok=True)
+        if self.restored:
+            os.utime(self._snapshot)  # it is in use: see KEEP_DAYS in lab/images.py
         await asyncio.to_thread(self._make_overlay)
 
     def _make_overlay(self) -> None:

@@ -213,6 +213,7 @@ class CloseGate(Action):
     gate: str
     needs = frozenset({Aspect.GATES})
     glance = True
+    together = True
 
     def describe(self) -> str:
         return f"close gate {self.gate}"

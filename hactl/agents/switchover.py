@@ -60,7 +60,15 @@ async def check(keeper: Keeper, to: str, handover: str) -> None:
         raise Refused("resyncing", f"a resync of {name} is running", "wait for its end: see hactl status")
     if not state.peer_up_to_date(to):
         raise Refused("peer-not-uptodate", f"{to} is not UpToDate for {name}", "wait for the resync")
-    reasons = await keeper.kit.peers.ready(to, name, handover)
+    try:
+        reasons = await keeper.kit.peers.ready(to, name, handover)
+    except Unknown as error:
+        # A question changes nothing, so that without an answer nothing has been changed either.
+        raise Refused(
+            UNREACHABLE,
+            f"{to} cannot take over {name}: {error.message}",
+            f"see systemctl status hactl-agent on {to}, and the cluster network",
+        ) from error
     if reasons:
         raise Refused(
             "not-ready", f"{to} cannot take over {name}: {'; '.join(reasons)}", "see its hactl status"

@@ -53,6 +53,14 @@ def lab() -> Iterator[Lab]:
     shutil.rmtree(running.folder, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def healed(lab: Lab) -> Iterator[None]:
+    """No test leaves a network cut behind for the next one."""
+    yield
+    if lab.status()["cut"]:
+        lab.heal()
+
+
 @pytest.fixture(scope="session")
 def cluster(lab: Lab) -> Lab:
     """The lab with r0 replicated, exported from n1 and n2, and active (at first on n1)."""

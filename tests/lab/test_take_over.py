@@ -20,7 +20,7 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     assert report.error == 0
     cluster[lost].start()
     product.install(cluster)
-    story.start_agents(cluster, story.specification(cluster))
+    story.start_agents(cluster, cluster[heir].read("/etc/hactl/cluster.yaml").decode())
     # What was written meanwhile reaches it, and it does not take back the role it had.
     cluster[heir].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
     story.wait_until_settled(cluster)
