@@ -32,7 +32,7 @@ from hactl.target.configfs import ConfigFs, RealConfigFs
 from hactl.target.observe import access_state, lun_group, members, observe
 from hactl.target.plan import plan
 from hactl.target.tree import DEFAULT_GROUP, HBA_BASE, Tree, desired
-from tests.contract.conftest import IQN, REAL
+from tests.contract.conftest import IQN
 
 HOST = "iqn.1994-05.com.example.contract:h1"
 TARGET = f"iscsi/{IQN}t1"
@@ -487,7 +487,6 @@ def test_states_of_a_whole_tree(configfs: ConfigFs, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not REAL, reason="needs LIO: set HACTL_REAL=1 on a lab node")
 def test_rtslib_sees_the_same_tree(real_configfs: RealConfigFs, tmp_path: Path) -> None:
     from rtslib_fb import RTSRoot  # type: ignore[import-not-found,import-untyped,unused-ignore]  # on lab nodes only
 

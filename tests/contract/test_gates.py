@@ -125,20 +125,12 @@ class RealRig:
         return not done
 
 
-REAL = os.environ.get("HACTL_REAL") == "1"
-
-
 @pytest.fixture(
     params=[
         "memory",
         "fake-dmsetup",
         "fake-ioctl",
-        *(
-            pytest.param(
-                name, marks=[pytest.mark.real, pytest.mark.skipif(not REAL, reason="HACTL_REAL is not 1")]
-            )
-            for name in ("real-dmsetup", "real-ioctl")
-        ),
+        *(pytest.param(name, marks=pytest.mark.real) for name in ("real-dmsetup", "real-ioctl")),
     ]
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:

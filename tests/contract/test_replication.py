@@ -25,7 +25,6 @@ from hactl.replication.protocol import Replication
 from hactl.replication.state import ConnectionState, DiskState, Role
 from hactl.runner import SubprocessRunner
 
-REAL = os.environ.get("HACTL_REAL") == "1"
 NAME = "hactl-contract"
 PEER = "elsewhere"
 
@@ -121,9 +120,7 @@ class RealRig:
 @pytest.fixture(
     params=[
         "memory",
-        pytest.param(
-            "real", marks=[pytest.mark.real, pytest.mark.skipif(not REAL, reason="HACTL_REAL is not 1")]
-        ),
+        pytest.param("real", marks=pytest.mark.real),
     ]
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
