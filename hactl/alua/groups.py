@@ -5,11 +5,12 @@ every path; each node's agent writes its own kernel only.
 
 Order of writes. Within one call every group that does not become active/optimized is written first, over all
 volumes, and those that do come last: at no moment does a kernel report two active/optimized groups of one
-unit. Between nodes the order is the caller's: the node that gives up has its own group out of
-active/optimized (transitioning, then standby) before its gate is closed, and no kernel is told that another
-group is active/optimized before the gate behind that group is open. A write of the state that a group has
-already is left out, since each write raises a unit attention (2A/06, asymmetric access state changed) on
-every nexus.
+unit. Between nodes the order is the caller's: no kernel is told that a group is active/optimized before the
+gate behind that group is open. A node that hands over goes on reporting itself active/optimized while its
+gate holds I/O, and writes the new view (its own group standby, the successor's active/optimized) before what
+was held fails, since that is retried at once. Transitioning is understood when found, and never ordered: why
+is told in docs/decisions/0001. A write of the state that a group has already is left out, since each write
+raises a unit attention (2A/06, asymmetric access state changed) on every nexus.
 """
 
 from __future__ import annotations

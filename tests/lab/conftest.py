@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +44,12 @@ def lab() -> Iterator[Lab]:
         # One that runs already, for work on a test by hand. Its state is whatever it is.
         yield Lab(chosen)
         return
-    with Lab.up(
-        f"test-{os.getpid()}", fresh=True, kinds=os.environ.get("HACTL_LAB_MACHINES", "auto")
-    ) as running:
+    running = Lab.up(f"test-{os.getpid()}", fresh=True, kinds=os.environ.get("HACTL_LAB_MACHINES", "auto"))
+    try:
         product.install(running)
         yield running
-    shutil.rmtree(running.folder, ignore_errors=True)
+    finally:
+        running.down(remove=True)
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from typer import Typer
 
+from hactl.agents.kit import Timings
 from hactl.cli.exits import Exit
+from hactl.cli.main import app as hactl
 from hactl.model.load import load
+from lab.cli import app as lab
+from lab.images import DISPOSABLE, KEEP_DAYS
+from tests.lab.conftest import ORDER
 
 TREE = Path(__file__).parents[2]
 DOCUMENTS = [*sorted((TREE / "docs").rglob("*.md")), TREE / "README.md", TREE / "CHANGELOG.md"]
@@ -135,6 +142,55 @@ def test_every_exit_code_is_in_the_manual() -> None:
     text = (TREE / "docs/operations.md").read_text().partition("\n## Exit codes\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
     assert rows == [str(int(code)) for code in Exit]
+
+
+def commands(app: Typer) -> set[str]:
+    """Names of a program's commands."""
+    made = ((c.name, c.callback.__name__.replace("_", "-")) for c in app.registered_commands if c.callback)
+    return {name or function for name, function in made}
+
+
+def section(document: str, heading: str) -> str:
+    """The text below a heading, down to the next one of its kind."""
+    return (TREE / document).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_every_command_is_in_the_manual_and_no_other() -> None:
+    table = re.findall(r"^\| `hactl ([a-z-]+)", section("docs/operations.md", "Commands"), re.MULTILINE)
+    assert sorted(table) == sorted(commands(hactl))
+    shown = re.findall(r"\.venv/bin/lab ([a-z]+)", section("docs/lab.md", "By hand"))
+    assert set(shown) == commands(lab)
+
+
+def test_time_limits_of_a_switchover_are_those_of_the_code() -> None:
+    found = re.search(r"The limits \(([^)]+)\) are `Timings`", (TREE / "docs/switchover.md").read_text())
+    assert found is not None
+    told = {float(limit.removesuffix(" s")) for limit in found[1].split(", ")}
+    regular = {Timings().reconcile, Timings().calm}
+    assert told == set(astuple(Timings())) - regular
+
+
+def test_lab_tests_are_told_in_the_order_in_which_they_run() -> None:
+    files = re.findall(r"^\| `tests/lab/(\w+)\.py` \|", section("docs/lab.md", "Tests"), re.MULTILINE)
+    assert tuple(files) == ORDER
+    assert set(files) == {file.stem for file in (TREE / "tests/lab").glob("test_*.py")}
+
+
+def test_what_is_removed_from_the_labs_cache_is_told() -> None:
+    text = section("docs/lab.md", "What it guarantees")
+    assert f"not used for {KEEP_DAYS} days" in text
+    for prefix in DISPOSABLE:
+        assert f"`{prefix}*`" in text
+
+
+def test_decisions_are_numbered_without_a_hole_and_have_the_same_parts() -> None:
+    records = sorted((TREE / "docs/decisions").glob("*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        text = record.read_text()
+        assert text.startswith(f"# {record.name[:4]}: "), record.name
+        parts = re.findall(r"^## (.+)$", text, re.MULTILINE)
+        assert parts == ["Context", "Decision", "Consequences", "Evidence"], record.name
 
 
 def test_the_specification_in_the_readme_is_good() -> None:
