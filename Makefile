@@ -25,7 +25,7 @@ unit: ready
 
 # One boot, and the main story on it.
 lab-test: ready
-	$(PYTHON) -m pytest tests/lab --timeout 1800
+	$(PYTHON) -m pytest tests/lab --timeout 900
 
 clean:
 	-.venv/bin/lab down --remove

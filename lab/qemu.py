@@ -103,7 +103,8 @@ class Qemu(Machine):
                 "-no-reboot", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]  # fmt: skip
         for index, network in enumerate(self.spec.networks):
             argv += ["-netdev", f"tap,id=n{index},ifname={self.spec.tap(network)},script=no,downscript=no",
-                     "-device", f"virtio-net-pci,netdev=n{index},mac={self.spec.mac(network)}"]  # fmt: skip
+                     "-device", f"virtio-net-pci,romfile=,netdev=n{index},mac={self.spec.mac(network)}",
+                     ]  # fmt: skip
         words = self.spec.command_line(self.place.everyone)
         fixed = (
             "root=/dev/vda rw console=ttyS0 quiet loglevel=1 net.ifnames=0 mitigations=off nokaslr audit=0"
