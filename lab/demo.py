@@ -57,12 +57,12 @@ def run(lab: Lab, count: int, out: Path) -> None:
     measured: list[story.Switchover] = []
     with step(f"{count} switchovers under fio --verify"):
         load.start()
-        time.sleep(2)
+        load.wait_for_progress(200)
         for number in range(1, count + 1):
             source, destination = ("n1", "n2") if number % 2 else ("n2", "n1")
             measured.append(story.switchover(lab, number, source, destination))
             story.wait_until_paths(client, active=destination, lab=lab)
-            time.sleep(1)
+            load.wait_for_progress(100)
         report = load.stop()
     console.print(story.table(report, measured), markup=False, highlight=False)
     picture = plot.pauses(report, measured, out / "switchovers.png")
