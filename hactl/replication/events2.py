@@ -185,7 +185,8 @@ class Events2:
             raise StreamBrokenError(f"a change came before the dump of the same object: {event.text}")
 
     def _peer(self, event: _Line, name: str) -> str:
-        peer = event.need("conn-name")
+        # DRBD 8.4 leaves the name out while the connection has no network settings (StandAlone).
+        peer = event.values.get("conn-name", LEGACY_CONNECTION)
         return self._peers.get(name, peer) if peer == LEGACY_CONNECTION else peer
 
     def _parent(self, event: _Line, name: str) -> ResourceState:
