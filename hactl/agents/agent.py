@@ -19,7 +19,7 @@ from hactl.agents.peers import ABORTED, BUSY, PeerResource
 from hactl.agents.plan import initial_sync_open
 from hactl.agents.restore import restored
 from hactl.agents.retire import retire
-from hactl.agents.states import OrderedRole, serving, unready
+from hactl.agents.states import Aspect, OrderedRole, serving, unready
 from hactl.errors import HactlError, Refused
 from hactl.model.spec import ClusterSpec
 
@@ -108,14 +108,35 @@ class Agent:
         async with keeper.exclusive("promote"):
             await self.poll()
             for node, view in sorted(self.views.items()):
-                if view is not None and resource in view and view[resource].serving:
+                seen = view.get(resource) if view is not None else None
+                if seen is not None and (seen.serving or seen.primary):
                     raise Refused(
                         "active-elsewhere",
                         f"{resource} is active on {node}",
                         f"hactl switchover {resource} --to {self.node}",
                     )
-            await keeper.become_active(handover=False)
+            await self._refuse_to_pass_over(keeper)
+            try:
+                await keeper.become_active(handover=False)
+            finally:
+                self.wake.set()
         self._announce(keeper)
+
+    async def _refuse_to_pass_over(self, keeper: Keeper) -> None:
+        """:class:`Refused` if a replica's node is alive and not connected: it may have acknowledged writes
+        that this one has never seen, while each calls its own disk UpToDate."""
+        observed = await keeper.observe(frozenset({Aspect.DRBD}))
+        if observed.drbd is None:
+            return  # refused for a better reason by what comes next
+        for node in keeper.spec.replicas:
+            answers = node != self.node and self.views.get(node) is not None
+            if answers and node not in observed.connected_peers():
+                raise Refused(
+                    "not-connected",
+                    f"DRBD of {keeper.name} is not connected to {node}, whose agent answers: "
+                    "it may have newer data",
+                    f"mend the replication network; to pass over what {node} has, stop its hactl-agent",
+                )
 
     async def demote(self, resource: str) -> None:
         """Make this node not active; I/O is held for a while for whoever becomes active next."""
@@ -145,8 +166,11 @@ class Agent:
             await self.kit.peers.switchover(active, resource, to)
             return
         async with keeper.exclusive(f"switchover to {to}"):
-            with self.calm.moment():
-                await switchover.hand_over(keeper, to)
+            try:
+                with self.calm.moment():
+                    await switchover.hand_over(keeper, to)
+            finally:
+                self.wake.set()
         self._announce(keeper)
 
     # Keeping

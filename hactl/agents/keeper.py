@@ -224,7 +224,11 @@ class Keeper:
         try:
             await self.run(plan_role(desired, observed))
         except HactlError as error:
-            await self._fall_back(before.role, error)
+            if before.role is OrderedRole.ACTIVE and observed.primary:
+                # It was active, and what is open serves; the regular pass goes on with the rest.
+                self.reason = f"not fully active: {error}"
+            else:
+                await self._fall_back(before.role, error)
             raise
         self.active_node = self.node
         self.reason = None
@@ -264,7 +268,9 @@ class Keeper:
         before."""
         self.write(role=OrderedRole.DEMOTED, **changes)
         try:
-            await self.turn_quickly(OrderedRole.DEMOTED)
+            # Until now this node was active: what was said of another one is from before.
+            desired = replace(self.desired(OrderedRole.DEMOTED), active_node=None)
+            await self.run(plan_role(desired, await self.glance()))
         except HactlError as error:
             try:
                 await self.back_to_active()
@@ -319,7 +325,7 @@ class Keeper:
             raise problem or error from error
         if self.record.role is OrderedRole.DEMOTED and (node := desired.active_node) not in (None, self.node):
             self.active_node = node
-            self.write(role=OrderedRole.STANDBY, active_node=node)
+            self.write(role=OrderedRole.STANDBY, handover=None, active_node=node)
         if problem is not None:
             raise problem
 

@@ -51,7 +51,9 @@ def plan_groundwork(desired: ResourceDesired, observed: ResourceObserved) -> tup
     storage = (*_replication(desired, observed), *_gates(desired, observed))
     if storage:
         return storage
-    tree = tuple(ApplyTarget(desired.name, c.reason, c) for c in observed.export or ())
+    # LIO waits for commands when it takes something away, and those in a gate that holds would never end.
+    waiting = observed.modes(Mode.HELD, Mode.SUSPENDED)
+    tree = () if waiting else tuple(ApplyTarget(desired.name, c.reason, c) for c in observed.export or ())
     return (*tree, *_skip(desired, observed), *_grow(desired, observed))
 
 
@@ -83,10 +85,10 @@ def plan_retired(name: str, gates: tuple[str, ...], observed: ResourceObserved) 
     ]
     if observed.primary:
         steps.append(DrbdSecondary(name, reason))
-    steps += [RemoveGate(name, reason, gate) for gate in gates]
     if observed.drbd is not None:
         steps.append(DrbdDown(name, reason))
-    return (*steps, RemoveDrbdConfig(name, reason))
+    # The gates last: they are what tells a successor of this process that there is something to take down.
+    return (*steps, RemoveDrbdConfig(name, reason), *(RemoveGate(name, reason, gate) for gate in gates))
 
 
 def _replication(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:

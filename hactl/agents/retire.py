@@ -10,7 +10,7 @@ from hactl.agents.kit import Kit
 from hactl.agents.plan import plan_retired
 from hactl.agents.states import Aspect, ResourceObserved
 from hactl.replication.state import ResourceState
-from hactl.target.gates import GateState
+from hactl.target.gates import GateState, Mode
 
 
 def retired(
@@ -34,6 +34,11 @@ async def retire(kit: Kit, kept: set[str], devices: Mapping[tuple[str, int], str
 
     ``devices`` are the gates' devices of what is kept. Raises at the first thing that cannot be done.
     """
+    for name, gate in (await kit.gates.observe()).items():
+        parts = name.split(".")
+        if len(parts) == 3 and parts[1] not in kept and gate.mode in (Mode.HELD, Mode.SUSPENDED):
+            # LIO waits for commands when it takes a unit away, and what is held would never end.
+            await kit.gates.close(name)
     for change in (await kit.exports.pending(devices)).get("", ()):
         await kit.exports.apply(change)
 

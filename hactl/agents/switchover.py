@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 import structlog
 
+from hactl.agents.actions import DrbdPrimary, DrbdSecondary
 from hactl.agents.journal import Handover
 from hactl.agents.keeper import Keeper, held_volumes
 from hactl.agents.peers import ABORTED, BUSY, UNREACHABLE
@@ -84,7 +85,13 @@ async def hand_over(keeper: Keeper, to: str) -> None:
     await keeper.become_demoted(handover=handover)
     lack = behind(await keeper.follower.until(keeper.name, _is_secondary), to)
     if lack:
-        await keeper.back_to_active()
+        try:
+            await keeper.back_to_active()
+        except HactlError as error:
+            keeper.reason = f"{lack}; and going back failed: {error.message}"
+            raise Unknown(
+                "switchover-unknown", f"{keeper.name}: {keeper.reason}", "the agent goes on trying"
+            ) from error
         raise Failed("rolled-back", f"{keeper.name}: {lack}; active here again", "see drbdsetup status")
     await settle(keeper)
     _log.info(
@@ -122,11 +129,20 @@ async def resume(keeper: Keeper) -> None:
     handover = keeper.record.handover
     if handover is None:
         return
+    observed = await keeper.observe(frozenset({Aspect.DRBD}))
+    connected = handover.to in observed.connected_peers()
+    if not handover.asked and not connected and not observed.primary:
+        # Somebody may have ordered it to be active meanwhile, and DRBD would not tell: it has to say itself.
+        known = await _call_off(keeper, handover)
+        if known is Successor.ACTIVE:
+            await _let_go(keeper, handover)
+            return
+        if known is Successor.UNKNOWN:
+            raise Unknown("switchover-unknown", f"{keeper.name}: {keeper.reason}", "see hactl status")
     if not handover.asked:
         await keeper.back_to_active()
         raise Failed("rolled-back", f"{keeper.name}: the switchover was interrupted; active here again")
-    observed = await keeper.observe(frozenset({Aspect.DRBD}))
-    if observed.primary:
+    if observed.primary and connected:
         # Killed while going back: DRBD had given this node the role again, so nobody else has it.
         await keeper.back_to_active()
         return
@@ -215,7 +231,7 @@ async def _take_back(keeper: Keeper, handover: Handover, known: Successor) -> bo
     """Become active again if that is safe: the successor is not, or DRBD is connected to it and decides."""
     observed = await keeper.observe(frozenset({Aspect.DRBD, Aspect.GATES}))
     connected = handover.to in observed.connected_peers()
-    if known is Successor.UNKNOWN and not connected and not observed.primary:
+    if known is Successor.UNKNOWN and not connected:
         keeper.reason = (
             f"demoted, and not to be promoted by itself: {handover.to} may be active, and neither its agent "
             f"nor DRBD can be reached; order promote on the node that shall be active"
@@ -225,6 +241,8 @@ async def _take_back(keeper: Keeper, handover: Handover, known: Successor) -> bo
         )
         return False
     try:
+        if known is Successor.UNKNOWN:
+            await _primary_agreed(keeper, handover.to)
         await keeper.back_to_active()
     except HactlError as error:
         keeper.reason = f"cannot become active again: {error.message}"
@@ -245,3 +263,12 @@ async def _let_go(keeper: Keeper, handover: Handover) -> None:
             held=list(held_volumes(await keeper.observe(frozenset({Aspect.GATES})))),
             error=str(error),
         )
+
+
+async def _primary_agreed(keeper: Keeper, to: str) -> None:
+    """Make DRBD Primary with the word of ``to``: if the connection breaks, the kernel does without."""
+    await keeper.run([DrbdPrimary(keeper.name, "the role is taken back")])
+    observed = await keeper.observe(frozenset({Aspect.DRBD}))
+    if to not in observed.connected_peers():
+        await keeper.run([DrbdSecondary(keeper.name, f"{to} may be active")])
+        raise Failed("drbd-alone", f"DRBD lost the connection to {to} while it became Primary")
