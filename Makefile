@@ -1,7 +1,7 @@
 # Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test check unit lab-test demo-qemu ready clean
+.PHONY: demo demo-qemu test check unit lab-test lab-test-qemu soak ready clean
 
 ready:
 	@lab/bootstrap.sh
@@ -26,6 +26,15 @@ unit: ready
 # One boot, and the main story on it.
 lab-test: ready
 	$(PYTHON) -m pytest tests/lab --timeout 900
+
+# The same with every machine in QEMU: slow where there is no KVM.
+lab-test-qemu: ready
+	HACTL_LAB_MACHINES=qemu $(PYTHON) -m pytest tests/lab --timeout 3600
+
+# The lab tests again and again, up to the first failure.
+ROUNDS = 20
+soak: ready
+	for round in $$(seq $(ROUNDS)); do echo "round $$round"; $(PYTHON) -m pytest -q -x tests/lab --timeout 900 || exit 1; done
 
 clean:
 	-.venv/bin/lab down --remove

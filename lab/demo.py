@@ -82,13 +82,14 @@ def main() -> int:
         "booting three storage nodes and a client (the first time, their images are built: some minutes)"
     ):
         lab = start(options.machines)
-    with lab:
-        try:
-            run(lab, options.switchovers, options.out)
-        except BaseException:
-            folder = story.keep_evidence(lab, options.out / "evidence" / "demo")
-            console.print(f"what all machines looked like is in {folder.resolve()}", style="red")
-            raise
+    try:
+        run(lab, options.switchovers, options.out)
+    except BaseException:
+        folder = story.keep_evidence(lab, options.out / "evidence" / "demo")
+        console.print(f"what all machines looked like is in {folder.resolve()}", style="red")
+        raise
+    finally:
+        lab.down(remove=True)
     return 0
 
 
