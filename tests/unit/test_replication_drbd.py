@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -356,20 +358,16 @@ async def test_a_real_stream_is_killed_with_its_children(tmp_path: Path) -> None
     script = f"sleep 1000 & echo $! > {mark}; echo one; cat > /dev/null; echo two; wait"
     async with stream_lines(["sh", "-c", script]) as lines:
         assert (await anext(lines)).strip() == "one"
-        child = int(mark.read_text())
-        assert alive(child)
-    # Killed it is; that it is gone shows a moment later, since it may have been running on another CPU.
-    async with asyncio.timeout(30):
-        while alive(child):
-            await asyncio.sleep(0.01)
+        child = os.pidfd_open(int(mark.read_text()))
+        assert not await asyncio.to_thread(ended, child, 0)
+    # Killed it is; that it has ended shows a moment later, since it may have been running on another CPU.
+    assert await asyncio.to_thread(ended, child, 30)
+    os.close(child)
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def ended(pidfd: int, seconds: float) -> bool:
+    """Whether the process has ended, or does so in that time (pidfd_open(2): readable then)."""
+    return bool(select.select([pidfd], [], [], seconds)[0])
 
 
 async def test_a_real_stream_ends_with_its_program() -> None:
