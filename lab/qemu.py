@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -177,7 +178,8 @@ class Qemu(Machine):
     async def _while(self, query: str, states: tuple[str | None, ...]) -> str | None:
         """Ask QEMU until the status is none of those; gives the status."""
         while True:
-            if self._qmp.is_socket():
+            # Between its bind(2) and its listen(2) the socket is there and refuses.
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
                 status: str | None = (await self._command(query)).get("status")
                 if status not in states:
                     return status
