@@ -34,23 +34,28 @@ PROBLEM_EVIDENCE = {
 """What is kept of every machine when something failed: file name → command."""
 
 
+def _described(lab: Lab, name: str) -> dict[str, Any]:
+    """What the lab says of a machine: kind, state, addresses."""
+    return next(m for m in lab.status()["machines"] if m["name"] == name)
+
+
 def disk(lab: Lab, name: str) -> str:
     """Path of a node's disk for replicas."""
-    kind = next(m["kind"] for m in lab.status()["machines"] if m["name"] == name)
-    return "/dev/ubdb" if kind == Kind.UML else "/dev/vdb"
+    return "/dev/ubdb" if _described(lab, name)["kind"] == Kind.UML else "/dev/vdb"
+
+
+def addresses(lab: Lab, name: str, network: str) -> list[str]:
+    """IPv4 and IPv6 address of a machine on a network."""
+    return [str(a).partition("/")[0] for a in _described(lab, name)["addresses"][network]]
 
 
 def specification(lab: Lab, size: str = "512M") -> str:
     """A cluster of the lab's nodes with one resource, r0, on n1 and n2."""
-
-    def plain(name: str, network: str, which: int = 0) -> str:
-        status = next(m for m in lab.status()["machines"] if m["name"] == name)
-        return str(status["addresses"][network][which]).partition("/")[0]
-
     nodes = "".join(
         f"  - name: {m.name}\n    id: {number}\n    addresses:\n"
-        f"      cluster: {plain(m.name, 'cluster')}\n      replication: {plain(m.name, 'replication')}\n"
-        f"      storage: [{plain(m.name, 'storage')}, '{plain(m.name, 'storage', 1)}']\n"
+        f"      cluster: {addresses(lab, m.name, 'cluster')[0]}\n"
+        f"      replication: {addresses(lab, m.name, 'replication')[0]}\n"
+        f"      storage: [{', '.join(repr(a) for a in portals(lab, m.name))}]\n"
         for number, m in enumerate(lab.nodes, 1)
     )
     return (
@@ -64,8 +69,7 @@ def specification(lab: Lab, size: str = "512M") -> str:
 
 def portals(lab: Lab, name: str) -> list[str]:
     """IPv4 and IPv6 address of a node on the storage network."""
-    status = next(m for m in lab.status()["machines"] if m["name"] == name)
-    return [str(a).partition("/")[0] for a in status["addresses"]["storage"]]
+    return addresses(lab, name, "storage")
 
 
 def status(machine: Machine) -> dict[str, Any]:
@@ -100,19 +104,12 @@ def wait_until_ready(lab: Lab, timeout: float = 120) -> None:
 
 def active_node(lab: Lab) -> str:
     """The one node whose gate is open; more than one, or none, is a failure."""
-    opened = [
-        n.name
-        for n in lab.nodes[:2]
-        if " linear " in n.succeed("dmsetup table hactl.r0.0") and _leads_to_drbd(n)
-    ]
+    # 147 is DRBD's major number (Documentation/admin-guide/devices.txt).
+    tables = {n.name: n.succeed("dmsetup table hactl.r0.0") for n in lab.nodes[:2]}
+    opened = [name for name, table in tables.items() if " linear " in table and " 147:" in table]
     if len(opened) != 1:
         raise AssertionError(f"open gates: {opened}")
     return opened[0]
-
-
-def _leads_to_drbd(node: Machine) -> bool:
-    # 147 is DRBD's major number (Documentation/admin-guide/devices.txt).
-    return " 147:" in node.succeed("dmsetup table hactl.r0.0")
 
 
 def standby_node(lab: Lab) -> str:

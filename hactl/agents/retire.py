@@ -34,11 +34,11 @@ async def retire(kit: Kit, kept: set[str], devices: Mapping[tuple[str, int], str
 
     ``devices`` are the gates' devices of what is kept. Raises at the first thing that cannot be done.
     """
-    for name, gate in (await kit.gates.observe()).items():
-        parts = name.split(".")
-        if len(parts) == 3 and parts[1] not in kept and gate.mode in (Mode.HELD, Mode.SUSPENDED):
-            # LIO waits for commands when it takes a unit away, and what is held would never end.
-            await kit.gates.close(name)
+    for left in retired(kept, await kit.gates.observe(), {}).values():
+        for gate in left.gates.values():
+            if gate.mode in (Mode.HELD, Mode.SUSPENDED):
+                # LIO waits for commands when it takes a unit away, and what is held would never end.
+                await kit.gates.close(gate.name)
     for change in (await kit.exports.pending(devices)).get("", ()):
         await kit.exports.apply(change)
 
