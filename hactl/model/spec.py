@@ -18,6 +18,7 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     field_validator,
+    model_validator,
 )
 
 from hactl.model.names import address, iscsi_name, valid_name
@@ -25,6 +26,12 @@ from hactl.model.size import parse_size
 
 ISCSI_PORT = 3260
 """IANA's port of iSCSI targets (RFC 7143)."""
+
+POOL = "pool:"
+"""What a disk begins with that a node's agent creates in one of its pools."""
+
+LVM_NAME = r"^[A-Za-z0-9_+.][A-Za-z0-9_+.-]*$"
+"""What lvm(8) allows as the name of a volume group or logical volume, more or less."""
 
 Name = Annotated[str, AfterValidator(valid_name)]
 """Names of nodes, hosts and resources: valid as a host name, a DRBD resource and a configfs folder."""
@@ -51,12 +58,60 @@ class Addresses(Frozen):
     storage: tuple[Address, ...] = Field(min_length=1)
 
 
+class LvmPool(Frozen):
+    """A volume group; each disk is a thick logical volume (lvm(8))."""
+
+    vg: str = Field(pattern=LVM_NAME)
+
+
+class LvmThinPool(Frozen):
+    """A thin pool in a volume group; each disk is a thin logical volume (lvmthin(7))."""
+
+    vg: str = Field(pattern=LVM_NAME)
+    thin_pool: str = Field(pattern=LVM_NAME)
+
+
+class FilesPool(Frozen):
+    """A folder; each disk is a file behind a loop device. For trials: a second file system in the path."""
+
+    path: str = Field(pattern=r"^/[A-Za-z0-9_.:+@=,/-]*$")
+
+
+class PoolSpec(Frozen):
+    """Where a node's agent creates disks: exactly one kind."""
+
+    name: Name
+    lvm: LvmPool | None = None
+    lvm_thin: LvmThinPool | None = None
+    files: FilesPool | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PoolSpec:
+        if sum(kind is not None for kind in (self.lvm, self.lvm_thin, self.files)) != 1:
+            raise ValueError("must have exactly one of lvm, lvm_thin and files")
+        return self
+
+    def device(self, resource: str, volume: int) -> str:
+        """Path of the block device of a volume's disk in this pool."""
+        name = f"hactl.{resource}.{volume}"
+        if self.files is not None:
+            return f"/dev/hactl/{resource}.{volume}"
+        vg = self.lvm.vg if self.lvm is not None else self.lvm_thin.vg if self.lvm_thin is not None else ""
+        return f"/dev/{vg}/{name}"
+
+
 class NodeSpec(Frozen):
     """A storage node. ``id`` is its target port group tag, 1 to 15, and never changes."""
 
     name: Name
     id: int = Field(ge=1, le=15, strict=True)
     addresses: Addresses
+    failure_domain: Name | None = None
+    pools: tuple[PoolSpec, ...] = ()
+
+    def pool(self, name: str) -> PoolSpec:
+        """The pool of that name; :class:`KeyError` if there is none."""
+        return next((p for p in self.pools if p.name == name), None) or _missing(name)
 
 
 class ChapSpec(Frozen):
@@ -77,7 +132,8 @@ class HostSpec(Frozen):
 
 
 class VolumeSpec(Frozen):
-    """One logical unit. ``size``: bytes that initiators see; ``disks``: block device by replica node."""
+    """One logical unit. ``size``: bytes that initiators see; ``disks`` by replica node: a block device under
+    /dev that exists, or ``pool:NAME`` for one that the node's agent creates, grows and removes in a pool."""
 
     number: int = Field(ge=0, le=15, strict=True)
     lun: int = Field(ge=0, le=16383, strict=True)
@@ -95,8 +151,10 @@ class VolumeSpec(Frozen):
     @classmethod
     def _disks(cls, value: dict[str, str]) -> dict[str, str]:
         for node, path in value.items():
-            if not path.startswith("/dev/"):
-                raise ValueError(f"disk of node {node} is {path!r}, not a block device under /dev")
+            if not path.startswith(("/dev/", POOL)):
+                raise ValueError(
+                    f"disk of node {node} is {path!r}, not a block device under /dev, nor pool:NAME"
+                )
         return value
 
 
@@ -104,7 +162,8 @@ class ResourceSpec(Frozen):
     """A DRBD resource = one iSCSI target = the unit of failover, with one or more volumes.
 
     ``nodes`` are those that export it; those of them that volumes name a disk for hold a replica, the others
-    export a gate that stays closed.
+    export a gate that stays closed. ``hosts`` see every volume under the volume's own LUN, those in
+    ``exports`` the volumes named there, each under the LUN given there.
     """
 
     name: Name
@@ -113,6 +172,8 @@ class ResourceSpec(Frozen):
     nodes: tuple[Name, ...] = Field(min_length=1)
     volumes: tuple[VolumeSpec, ...] = Field(min_length=1)
     hosts: tuple[Name, ...] = ()
+    exports: dict[Name, dict[int, int]] = Field(default_factory=dict)
+    preferred: Name | None = None
     port: int | None = Field(default=None, ge=1024, le=65535, strict=True)
 
     @property
@@ -138,6 +199,7 @@ class ClusterSpec(Frozen):
     """The whole cluster."""
 
     name: Name
+    iqn_prefix: InitiatorName | None = None
     nodes: tuple[NodeSpec, ...] = Field(min_length=1)
     hosts: tuple[HostSpec, ...] = ()
     resources: tuple[ResourceSpec, ...] = ()
@@ -153,6 +215,25 @@ class ClusterSpec(Frozen):
     def resource(self, name: str) -> ResourceSpec:
         """The resource of that name; :class:`KeyError` if there is none."""
         return next((r for r in self.resources if r.name == name), None) or _missing(name)
+
+    def device(self, resource: ResourceSpec, volume: VolumeSpec, node: str) -> str:
+        """Path of the block device under a replica; :class:`KeyError` if ``node`` holds none or lacks the
+        pool."""
+        disk = volume.disks[node]
+        if not disk.startswith(POOL):
+            return disk
+        return self.node(node).pool(disk.removeprefix(POOL)).device(resource.name, volume.number)
+
+    def resolved(self) -> ClusterSpec:
+        """The same with the paths of block devices in the place of pools; for what works with devices."""
+
+        def volume(resource: ResourceSpec, v: VolumeSpec) -> VolumeSpec:
+            return v.model_copy(update={"disks": {n: self.device(resource, v, n) for n in v.disks}})
+
+        def one(r: ResourceSpec) -> ResourceSpec:
+            return r.model_copy(update={"volumes": tuple(volume(r, v) for v in r.volumes)})
+
+        return self.model_copy(update={"resources": tuple(one(r) for r in self.resources)})
 
     def serial(self, resource: ResourceSpec, volume: VolumeSpec) -> str:
         """Unit serial number (VPD 0x80): the given one, or 32 hex digits that follow from the names."""

@@ -1,0 +1,1 @@
+"""The cluster's store: its protocol, etcd, and an in-memory twin."""
