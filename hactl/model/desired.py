@@ -13,8 +13,8 @@ class Leftover:
     node's agent when nothing is left of it. Until then its ids stay taken.
 
     ``disk``: as in the specification (a path under /dev, or ``pool:NAME``), None where the node exported
-    without a replica; ``device``: the path it stands for. ``destroy``: remove storage that came from a pool, and DRBD's
-    meta-data elsewhere; otherwise data and meta-data stay.
+    without a replica; ``device``: the path it stands for. ``destroy``: remove storage that came from a pool,
+    and DRBD's meta-data elsewhere; otherwise data and meta-data stay.
     """
 
     node: str
