@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.api import Lab, Machine, in_parallel
-from lab.layout import Kind
 
 INITIATOR = "iqn.2026-11.io.hactl.lab:c1"
 TARGET = "iqn.2026-11.io.hactl.lab:r0"
+DISK = "/dev/vdb"
+"""A node's disk for replicas; the lab gives it this name in every kind of machine."""
 PROBLEM_EVIDENCE = {
     "journal": "journalctl --no-pager -o short-precise",
     "drbd": "drbdadm status; cat /proc/drbd; drbdsetup events2 --now --statistics",
@@ -39,11 +40,6 @@ def _described(lab: Lab, name: str) -> dict[str, Any]:
     return next(m for m in lab.status()["machines"] if m["name"] == name)
 
 
-def disk(lab: Lab, name: str) -> str:
-    """Path of a node's disk for replicas."""
-    return "/dev/ubdb" if _described(lab, name)["kind"] == Kind.UML else "/dev/vdb"
-
-
 def addresses(lab: Lab, name: str, network: str) -> list[str]:
     """IPv4 and IPv6 address of a machine on a network."""
     return [str(a).partition("/")[0] for a in _described(lab, name)["addresses"][network]]
@@ -63,7 +59,7 @@ def specification(lab: Lab, size: str = "512M") -> str:
         f"hosts:\n  - name: c1\n    initiators: [{INITIATOR}]\n"
         f"resources:\n  - name: r0\n    id: 1\n    iqn: {TARGET}\n    nodes: [n1, n2]\n    hosts: [c1]\n"
         f"    volumes:\n      - number: 0\n        lun: 0\n        size: {size}\n"
-        f"        disks: {{n1: {disk(lab, 'n1')}, n2: {disk(lab, 'n2')}}}\n"
+        f"        disks: {{n1: {DISK}, n2: {DISK}}}\n"
     )
 
 

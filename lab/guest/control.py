@@ -77,6 +77,13 @@ def configure_network(given: dict[str, str]) -> None:
     subprocess.run(["ip", "-force", "-batch", "-"], input="\n".join(batch).encode(), check=False)
 
 
+def name_disk() -> None:
+    """User-mode Linux calls the disk for replicas ubdb; give it the name that it has in QEMU as well."""
+    if Path("/dev/ubdb").exists():
+        with contextlib.suppress(FileExistsError):
+            Path("/dev/vdb").symlink_to("ubdb")
+
+
 def open_line() -> int:
     """The control line: a virtio port named lab.control, or the serial line of user-mode Linux."""
     if any(Path("/sys/bus/virtio/devices").glob("*")):
@@ -318,6 +325,7 @@ def notify_ready() -> None:
 
 def main() -> None:
     configure_network(parameters())
+    name_disk()
     line = open_line()
     notify_ready()
     control = Control(line)

@@ -48,7 +48,7 @@ def test_a_bad_specification_names_line_reason_and_remedy(
 
 def test_a_disk_with_a_file_system_is_not_touched(lab: Lab) -> None:
     """The agents of a cluster whose disk on one node holds somebody's data leave that disk as it is."""
-    node, disk = lab["n1"], story.disk(lab, "n1")
+    node, disk = lab["n1"], story.DISK
     node.succeed(f"mkfs.ext4 -q -F {disk} && mount {disk} /mnt && echo '{MARK}' > /mnt/file && umount /mnt")
     before = node.succeed(f"dd if={disk} bs=1M count=64 status=none | sha256sum")
     story.start_agents(lab, story.specification(lab))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import story
 from lab.api import HOME, Lab, LabError
 from lab.layout import NETWORKS, machines
 
@@ -182,7 +183,7 @@ def test_the_namespace_has_no_way_out(lab: Lab) -> None:
 
 def test_a_crash_keeps_the_disks_and_the_console(lab: Lab) -> None:
     node = lab["n3"]
-    disk = "/dev/ubdb" if node.execute("test -e /dev/ubdb").status == 0 else "/dev/vdb"
+    disk = story.DISK
     before = node.succeed("cat /proc/sys/kernel/random/boot_id")
     node.succeed(f"echo kept | dd of={disk} seek=1M oflag=seek_bytes conv=fsync status=none")
     node.succeed("echo kept > /root/kept; sync /root/kept; logger -t witness last words")

@@ -126,14 +126,13 @@ def test_a_write_to_the_standby_path_reaches_no_disk(cluster: Lab, device: str) 
     client, standby = cluster["c1"], story.standby_node(cluster)
     portal = story.portals(cluster, standby)[0]
     path = next(p.device for p in story.paths(client) if p.portal == portal)
-    disks = {n: story.disk(cluster, n) for n in ("n1", "n2")}
     block = (
         200 << 8
     )  # in 4 KiB blocks: 200 MiB into the unit, and into the disk, whose meta-data is at its end
 
     def on_disks() -> list[str]:
         read = "dd if={} bs=4k count=1 skip={} iflag=direct status=none | sha256sum"
-        return [cluster[n].succeed(read.format(d, block)) for n, d in disks.items()]
+        return [cluster[n].succeed(read.format(story.DISK, block)) for n in ("n1", "n2")]
 
     client.succeed(f"dd if=/dev/urandom of={device} bs=4k count=1 seek={block} oflag=direct status=none")
     before = on_disks()
@@ -240,5 +239,5 @@ def test_a_grown_volume_is_seen_by_the_client_under_load(cluster: Lab, device: s
     client.succeed(f"dd if=/dev/urandom of={device} bs=4k count=1 seek={block} oflag=direct status=none")
     read = f"dd if={{}} bs=4k count=1 skip={block} iflag=direct status=none | sha256sum"
     seen = {client.succeed(read.format(device))}
-    seen |= {cluster[n].succeed(read.format(story.disk(cluster, n))) for n in ("n1", "n2")}
+    seen |= {cluster[n].succeed(read.format(story.DISK)) for n in ("n1", "n2")}
     assert len(seen) == 1
