@@ -46,6 +46,7 @@ def _install_one(machine: Machine, authority: Path) -> None:
     machine.succeed(
         "rm -rf /opt/hactl/src && mkdir -p /opt/hactl/src && tar -xzf /root/hactl.tar.gz -C /opt/hactl/src"
         f" && echo /opt/hactl/src > {SITE}/hactl.pth"
+        " && ln -sf /opt/hactl/venv/bin/hactl /usr/local/sbin/hactl"
         " && cp /opt/hactl/src/hactl/target/*.rules /etc/udev/rules.d/"
         # A unit that systemd has never heard of is found without a reload, which costs a second.
         " && for unit in /opt/hactl/src/hactl/agents/*.service; do known=/etc/systemd/system/${unit##*/};"
