@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab import plot, product, story
+from lab import newcomer, plot, product, story
 from lab.api import Lab
 
 console = Console()
@@ -44,14 +44,13 @@ def run(lab: Lab, count: int, out: Path) -> None:
     client = lab["c1"]
     with step("installing hactl from the working tree"):
         product.install(lab)
-    with step("starting the agents with one specification: LUN r0, replicated on n1 and n2"):
-        story.start_agents(lab, story.specification(lab))
-        story.wait_until_ready(lab)
-    with step("promoting r0 on n1"):
-        lab["n1"].succeed("hactl promote r0")
-        story.wait_until_ready(lab)
-    with step("logging the client in on both nodes"):
-        device = story.attach(lab)
+    newcomer.prepare(lab)
+    typist = newcomer.Typist(lab)
+    for line in newcomer.steps():
+        with step(f"{line.machine}# {line.command}"):
+            typist.type(line)
+    story.wait_until_ready(lab)
+    device = story.attach(lab)
     console.print(client.succeed("multipath -ll"), markup=False, highlight=False)
     load = story.Load(client, device)
     measured: list[story.Switchover] = []

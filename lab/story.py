@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.api import Lab, Machine, in_parallel
+from lab.api import Lab, Machine
 
 INITIATOR = "iqn.2026-11.io.hactl.lab:c1"
+CLUSTER = "lab"
 TARGET = "iqn.2026-11.io.hactl.lab:r0"
 DISK = "/dev/vdb"
 """A node's disk for replicas; the lab gives it this name in every kind of machine."""
@@ -55,7 +56,7 @@ def specification(lab: Lab, size: str = "512M") -> str:
         for number, m in enumerate(lab.nodes, 1)
     )
     return (
-        f"name: lab\nnodes:\n{nodes}"
+        f"name: {CLUSTER}\nnodes:\n{nodes}"
         f"hosts:\n  - name: c1\n    initiators: [{INITIATOR}]\n"
         f"resources:\n  - name: r0\n    id: 1\n    iqn: {TARGET}\n    nodes: [n1, n2]\n    hosts: [c1]\n"
         f"    volumes:\n      - number: 0\n        lun: 0\n        size: {size}\n"
@@ -74,17 +75,33 @@ def status(machine: Machine) -> dict[str, Any]:
     return result
 
 
-def start_agents(lab: Lab, text: str) -> None:
-    """Give every node the specification and start its agent; wait until nothing is left to do."""
+def make_cluster(lab: Lab) -> None:
+    """One cluster of all nodes of the lab; nothing if there is one already."""
+    first, *others = lab.nodes
+    if first.execute("test -e /etc/hactl/node.yaml").status == 0:
+        return
+    told = first.succeed(f"hactl cluster init {CLUSTER} {_node_options(lab, first.name)} --json", timeout=300)
+    token = json.loads(told)["token"]
+    for machine in others:
+        machine.succeed(
+            f"hactl cluster join - {_node_options(lab, machine.name)}", timeout=300, stdin=token.encode()
+        )
 
-    def one(machine: Machine) -> None:
-        machine.write("/etc/hactl/cluster.yaml", text, 0o600)
-        machine.succeed("systemctl restart hactl-agent.service", timeout=120)
 
-    in_parallel(*(lambda m=m: one(m) for m in lab.nodes))
+def _node_options(lab: Lab, name: str) -> str:
+    cluster, replication = (addresses(lab, name, network)[0] for network in ("cluster", "replication"))
+    storage = " ".join(f"--storage-address {a}" for a in portals(lab, name))
+    return f"--cluster-address {cluster} --replication-address {replication} {storage}"
 
 
-def wait_until_ready(lab: Lab, timeout: float = 120) -> None:
+def apply(lab: Lab, text: str, *options: str) -> None:
+    """Have the whole cluster be as a specification says, from its first node that is up."""
+    machine = next(m for m in lab.nodes if m.state == "up")
+    machine.write("/root/cluster.yaml", text, 0o600)
+    machine.succeed(f"hactl apply -f /root/cluster.yaml {' '.join(options)}", timeout=300)
+
+
+def wait_until_ready(lab: Lab, timeout: float = 300) -> None:
     """Both replicas UpToDate and nothing pending on any node."""
     end = time.monotonic() + timeout
     while True:
@@ -113,7 +130,7 @@ def standby_node(lab: Lab) -> str:
     return "n1" if active_node(lab) == "n2" else "n2"
 
 
-def wait_until_settled(lab: Lab, timeout: float = 90) -> None:
+def wait_until_settled(lab: Lab, timeout: float = 300) -> None:
     """Every agent answers, nothing is pending, and exactly one node says it is active."""
     end = time.monotonic() + timeout
     while True:

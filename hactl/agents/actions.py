@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from hactl.agents.states import Aspect, Change, ResourceObserved
 from hactl.alua.states import AccessState
+from hactl.backing.protocol import BackingDisk
 from hactl.replication.state import DiskState, Role
 from hactl.target.gates import Mode
 
@@ -18,6 +19,7 @@ class Action:
 
     ``glance``: what DRBD's event stream told last is good enough for that, since the kernel itself refuses
     the step if it must not be. ``together``: neighbours of the same kind are taken at the same time.
+    ``must``: if the step fails, those after it are not taken.
     """
 
     resource: str
@@ -25,6 +27,10 @@ class Action:
     needs: ClassVar[frozenset[Aspect]] = frozenset()
     glance: ClassVar[bool] = False
     together: ClassVar[bool] = False
+
+    @property
+    def must(self) -> bool:
+        return True
 
     def describe(self) -> str:
         """The step in a few words."""
@@ -39,6 +45,24 @@ class Action:
 
 
 @dataclass(frozen=True)
+class EnsureDisk(Action):
+    """Have a volume's disk in this node's pool, large enough, under its path. Without ``create`` only if it
+    exists: what had data is not replaced by something empty."""
+
+    disk: BackingDisk
+    create: bool
+    needs = frozenset({Aspect.BACKING})
+
+    def describe(self) -> str:
+        return f"provide {self.disk.device} of {self.disk.size} bytes in pool {self.disk.pool.name}"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        if self.create and self.disk.volume in observed.lost:
+            return "it had data already"
+        return None if self.disk.volume in observed.lacking else "it is there already"
+
+
+@dataclass(frozen=True)
 class WriteDrbdConfig(Action):
     def describe(self) -> str:
         return f"write DRBD's resource file of {self.resource}"
@@ -48,6 +72,7 @@ class WriteDrbdConfig(Action):
 class CreateMetadata(Action):
     volume: int
     needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+    glance = True
 
     def describe(self) -> str:
         return f"create DRBD meta-data of {self.resource}/{self.volume}"
@@ -63,6 +88,7 @@ class CreateMetadata(Action):
 @dataclass(frozen=True)
 class DrbdUp(Action):
     needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+    glance = True
 
     def describe(self) -> str:
         return f"bring up DRBD resource {self.resource}"
@@ -92,6 +118,7 @@ class SkipInitialSync(Action):
 @dataclass(frozen=True)
 class DrbdResize(Action):
     needs = frozenset({Aspect.DRBD})
+    glance = True
 
     def describe(self) -> str:
         return f"grow DRBD resource {self.resource}"
@@ -143,11 +170,19 @@ class ApplyTarget(Action):
 
 @dataclass(frozen=True)
 class SetAlua(Action):
-    """Write the access states of all groups in this node's kernel: what paths through it report."""
+    """Write the access states of all groups in this node's kernel: what paths through it report.
+
+    ``best_effort``: what comes after it does not wait for it.
+    """
 
     states: Mapping[str, AccessState]
+    best_effort: bool = False
     needs = frozenset({Aspect.GATES})
     glance = True
+
+    @property
+    def must(self) -> bool:
+        return not self.best_effort
 
     def describe(self) -> str:
         view = ", ".join(f"{n} {s.name.lower().replace('_', ' ')}" for n, s in sorted(self.states.items()))
@@ -219,7 +254,7 @@ class CloseGate(Action):
         return f"close gate {self.gate}"
 
     def hindrance(self, observed: ResourceObserved) -> str | None:
-        gate = observed.gates.get(self.volume)
+        gate = observed.gate(self.volume)
         if gate is None or gate.mode is Mode.FOREIGN:
             return "there is no such gate of hactl's"
         return None

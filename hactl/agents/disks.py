@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from hactl.agents.kit import Kit
 from hactl.errors import HactlError, Refused
-from hactl.model.check import Problem
 from hactl.model.preflight import judge
+from hactl.model.problem import Problem
 from hactl.model.spec import ClusterSpec, ResourceSpec, VolumeSpec
 from hactl.replication.state import ResourceState
 

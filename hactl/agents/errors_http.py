@@ -40,7 +40,8 @@ def error_of(status: int, body: Any) -> HactlError:
 
 @web.middleware
 async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into ``{"error": {"code", "message", "hint"}}``."""
+    """Turn every error into ``{"error": {"code", "message", "hint"}}``. One that is none of hactl's is
+    logged; what it was in the middle of may or may not have been done, so it is told as :class:`Unknown`."""
     try:
         return await handler(request)
     except HactlError as error:
@@ -48,6 +49,18 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         told = {"code": "http", "message": f"{request.method} {request.path}: {error.reason}", "hint": ""}
         return web.json_response({"error": told}, status=error.status)
+    except Exception as error:  # noqa: BLE001 - the agent goes on, and whoever asked is told
+        _log.exception("an error in hactl", method=request.method, path=request.path)
+        unknown = _internal(error)
+        return web.json_response({"error": unknown.as_dict()}, status=status_of(unknown))
+
+
+def _internal(error: Exception) -> Unknown:
+    return Unknown(
+        "internal-error",
+        f"{type(error).__name__}: {error}",
+        "this is an error in hactl: journalctl -u hactl-agent has more",
+    )
 
 
 async def body_of(request: web.Request, *names: str) -> tuple[str, ...]:

@@ -37,17 +37,34 @@ async def execute(
     after_step: AfterStep = nothing,
 ) -> None:
     """Take ``steps`` in order. The first one that cannot be taken ends it and raises; the rest is dropped,
-    and whoever called looks at the world anew. ``glance`` is a cheaper ``look`` that may lag behind: what it
-    shows to be in the way is looked at properly."""
+    and whoever called looks at the world anew. One that is no ``must`` raises only after the rest was taken.
+    ``glance`` is a cheaper ``look`` that may lag behind: what it shows to be in the way is looked at
+    properly."""
+    late: HactlError | None = None
     for batch in _batches(steps):
-        await _check(batch, look, glance)
-        # Every one to its end, also if another fails: half a step is nowhere to go on from.
-        done = await asyncio.gather(
-            *(_take(step, perform, after_step) for step in batch), return_exceptions=True
-        )
-        for outcome in done:
-            if outcome is not None:
-                raise outcome
+        try:
+            await _take_all(batch, look, glance, perform, after_step)
+        except HactlError as error:
+            if any(step.must for step in batch):
+                raise (late or error) from error
+            late = late or error
+    if late is not None:
+        raise late
+
+
+async def _take_all(
+    batch: tuple[a.Action, ...],
+    look: Look,
+    glance: Look | None,
+    perform: Callable[[a.Action], Awaitable[None]],
+    after_step: AfterStep,
+) -> None:
+    await _check(batch, look, glance)
+    # Every one to its end, also if another fails: half a step is nowhere to go on from.
+    done = await asyncio.gather(*(_take(step, perform, after_step) for step in batch), return_exceptions=True)
+    for outcome in done:
+        if outcome is not None:
+            raise outcome
 
 
 def _batches(steps: Iterable[a.Action]) -> Iterator[tuple[a.Action, ...]]:
@@ -119,6 +136,8 @@ def _report(step: a.Action, began: float, error: Exception) -> None:
 async def perform(kit: Kit, cluster: ClusterSpec, spec: ResourceSpec, step: a.Action) -> None:
     """Take one step on the real thing, or on its twin."""
     match step:
+        case a.EnsureDisk(disk=disk, create=create):
+            await kit.backing.ensure(disk, create=create)
         case a.WriteDrbdConfig():
             await kit.drbd.write_config(cluster, spec)
         case a.CreateMetadata(volume=volume):
@@ -136,7 +155,7 @@ async def perform(kit: Kit, cluster: ClusterSpec, spec: ResourceSpec, step: a.Ac
         case a.ApplyTarget(change=change):
             await kit.exports.apply(change)
         case a.SetAlua(states=states):
-            await kit.exports.set_states(step.resource, states)
+            await kit.exports.set_states(cluster, spec, states)
         case _:
             await perform_role(kit, step)
 

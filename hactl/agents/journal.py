@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,8 +44,8 @@ class Record:
 
 
 class Journal(Protocol):
-    """Records by resource name. A write outlives the process; that of another ``fresh`` outlives a power
-    loss, too, after which the rest of a record may be lost."""
+    """Records by resource name. What is written outlives the process at once; the ``fresh`` of it outlives a
+    power loss, too, from when ``flush`` has returned. The rest of a record may be lost with the power."""
 
     def read(self) -> dict[str, Record]:
         """All records. One that cannot be understood raises :class:`hactl.errors.Refused`, and is not
@@ -54,6 +56,11 @@ class Journal(Protocol):
 
     def remove(self, name: str) -> None:
         """Forget a resource; none is no error."""
+        ...
+
+    async def flush(self, name: str) -> None:
+        """Wait until what was last written or removed would outlive a power loss. To be awaited before a step
+        that relies on it; costs nothing if there is nothing to wait for."""
         ...
 
 
@@ -110,7 +117,8 @@ class FileJournal:
 
     What was ordered means nothing after a reboot, so it only has to outlive the process: it goes to
     ``volatile``, which is in memory, and nobody waits for a disk while I/O is held. Which meta-data is
-    brand-new has to outlive a power loss: that alone is what ``folder`` is read for, and it is synced.
+    brand-new has to outlive a power loss: that alone is what ``folder`` is read for, and it is synced, in one
+    thread, so that what is written last stays, and the event loop never waits for a disk.
     """
 
     def __init__(
@@ -119,6 +127,8 @@ class FileJournal:
         self._folder = folder
         self._volatile = volatile
         self._fresh: dict[str, frozenset[int]] = {}
+        self._unsynced: dict[str, Record | None] = {}
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     def read(self) -> dict[str, Record]:
         kept = _read(self._folder)
@@ -128,21 +138,43 @@ class FileJournal:
         return dict(sorted({**old, **_read(self._volatile)}.items()))
 
     def write(self, name: str, record: Record) -> None:
-        if self._fresh.get(name) != record.fresh:
-            self._replace(self._folder, name, record, sync=True)
-            self._fresh[name] = record.fresh
         self._replace(self._volatile, name, record, sync=False)
+        if name in self._unsynced or self._fresh.get(name) != record.fresh:
+            self._unsynced[name] = record
 
     def remove(self, name: str) -> None:
-        self._fresh.pop(name, None)
+        self._unsynced[name] = None
+        self._unlink(self._volatile, name, sync=False)
+        # What is on the disk, too, so that a successor of this process does not find it; synced by ``flush``.
+        self._unlink(self._folder, name, sync=False)
+
+    async def flush(self, name: str) -> None:
+        if name not in self._unsynced:
+            return
+        record = self._unsynced[name]
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._keep, name, record)
+        if record is None:
+            self._fresh.pop(name, None)
+        else:
+            self._fresh[name] = record.fresh
+        if name in self._unsynced and self._unsynced[name] is record:
+            del self._unsynced[name]
+
+    def _keep(self, name: str, record: Record | None) -> None:
+        if record is None:
+            self._unlink(self._folder, name, sync=True)
+        else:
+            self._replace(self._folder, name, record, sync=True)
+
+    @staticmethod
+    def _unlink(folder: Path, name: str, *, sync: bool) -> None:
         try:
-            for folder in (self._volatile, self._folder):
-                (folder / f"{name}.json").unlink(missing_ok=True)
-            if self._folder.exists():
-                _sync(self._folder)
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            if sync and folder.exists():
+                _sync(folder)
         except OSError as error:
             raise Failed(
-                "journal", f"cannot remove the journal of {name}: {error}", f"make {self._folder} writable"
+                "journal", f"cannot remove the journal of {name}: {error}", f"make {folder} writable"
             ) from error
 
     @staticmethod
@@ -186,6 +218,7 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
+        self._kept: dict[str, str] = {}
 
     def read(self) -> dict[str, Record]:
         return {name: decode(text, name) for name, text in sorted(self._texts.items())}
@@ -195,3 +228,14 @@ class MemoryJournal:
 
     def remove(self, name: str) -> None:
         self._texts.pop(name, None)
+
+    async def flush(self, name: str) -> None:
+        if name in self._texts:
+            self._kept[name] = self._texts[name]
+        else:
+            self._kept.pop(name, None)
+
+    def lose_power(self) -> None:
+        """What was not flushed is gone, and with it what was ordered."""
+        kept = {name: decode(text, name) for name, text in self._kept.items()}
+        self._texts = {n: encode(replace(r, boot="", handover=None)) for n, r in kept.items()}

@@ -1,189 +1,32 @@
-"""One resource on one node: its record, its observation, and the orders to become active or not."""
+"""Orders to become active or not for one resource on one node, and the regular pass over it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 import structlog
 
-from hactl.agents import execute as executing
-from hactl.agents.actions import (
-    Action,
-    CreateMetadata,
-    DrbdPrimary,
-    DrbdSecondary,
-    DrbdUp,
-    SkipInitialSync,
-)
-from hactl.agents.follow import Follower
-from hactl.agents.journal import Record
-from hactl.agents.kit import Kit, Timings
-from hactl.agents.observe import EVERYTHING, NOTHING, Common, observe
-from hactl.agents.peers import BUSY
+from hactl.agents.actions import Action, DrbdSecondary
+from hactl.agents.observe import EVERYTHING, NOTHING, Common
 from hactl.agents.plan import plan, plan_groundwork, plan_role, plan_upkeep
-from hactl.agents.states import (
-    Aspect,
-    Change,
-    OrderedRole,
-    ResourceDesired,
-    ResourceObserved,
-    VolumeDesired,
-    serving,
-    sync_decided,
-    unready,
-)
-from hactl.agents.views import PeerViews, active_node, successor
+from hactl.agents.resource import ROLES, LocalResource
+from hactl.agents.states import OrderedRole, ResourceObserved, serving, sync_decided, unready
+from hactl.agents.views import active_node
 from hactl.errors import Failed, HactlError, Refused, Unknown
-from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication.state import Role
-from hactl.target.gates import Mode, gate_name
+from hactl.target.gates import Mode
 
-ROLES = frozenset({Aspect.DRBD, Aspect.GATES, Aspect.ALUA})
-"""What a change of role looks at."""
-
-Exported = dict[str, tuple[Change, ...]]
-_ROUNDS = 8
+_ROUNDS = 12
 _log = structlog.get_logger("hactl.agent")
 
 
-class Keeper:
-    """Keeps one resource as it was ordered. One operation at a time; ``lock`` is held by whoever changes
-    it."""
+class Keeper(LocalResource):
+    """Keeps one resource as it was ordered.
 
-    def __init__(
-        self,
-        kit: Kit,
-        cluster: ClusterSpec,
-        node: str,
-        spec: ResourceSpec,
-        record: Record,
-        *,
-        timings: Timings,
-        views: PeerViews,
-        follower: Follower,
-        after_step: executing.AfterStep = executing.nothing,
-    ) -> None:
-        self.kit = kit
-        self.cluster = cluster
-        self.node = node
-        self.spec = spec
-        self.record = record
-        self.timings = timings
-        self.views = views
-        self.follower = follower
-        self.after_step = after_step
-        self.lock = asyncio.Lock()
-        self.operation: str | None = None
-        self.reason: str | None = None
-        self.active_node = record.active_node
-        self.adjusted = False
+    ``unfinished``: after the last pass something was still to be done that did not take effect yet.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @contextlib.asynccontextmanager
-    async def exclusive(self, operation: str) -> AsyncIterator[None]:
-        """Run one order; a second one meanwhile is refused. Waits for the reconciliation in progress."""
-        if self.operation is not None:
-            raise Refused(
-                BUSY,
-                f"{self.name}: {self.operation} is running on {self.node}",
-                "try again when it has ended",
-            )
-        self.operation = operation
-        try:
-            async with self.lock:
-                yield
-        finally:
-            self.operation = None
-
-    def write(self, *, role: OrderedRole | None = None, **changes: object) -> None:
-        """Change the record, first in the journal, so that a successor of this process knows."""
-        if role is not None and role is not self.record.role:
-            changes["since"] = self.kit.clock.now()
-        if role is not None:
-            changes["role"] = role
-        record = replace(self.record, boot=self.kit.clock.boot(), **changes)  # type: ignore[arg-type]  # by field name
-        self.kit.journal.write(self.name, record)
-        self.record = record
-        self.after_step(self.name, f"journal:{record.role}")
-
-    def desired(self, role: OrderedRole | None = None) -> ResourceDesired:
-        """What the resource shall be, in ``role`` or the one on record."""
-        role = role or self.record.role
-        replicas = self.spec.replicas
-        ids = {n: self.cluster.node(n).id for n in replicas}
-        others = [n for n in replicas if n != self.node]
-        views = [self.views.get(n) for n in others]
-        fresh = [frozenset(v[self.name].fresh) if v and self.name in v else frozenset() for v in views]
-        strict = role is OrderedRole.DEMOTED
-        return ResourceDesired(
-            name=self.name,
-            node=self.node,
-            exporters=self.spec.nodes,
-            replica=self.node in replicas,
-            volumes=tuple(
-                VolumeDesired(
-                    number=v.number,
-                    lun=v.lun,
-                    size=v.size,
-                    gate=gate_name(self.name, v.number),
-                    minor=self.spec.minor(v),
-                    backing=self.kit.drbd.device(self.spec.minor(v)),
-                )
-                for v in self.spec.volumes
-            ),
-            role=role,
-            active_node=successor(self.name, self.views) if strict else self.active_node,
-            hold_over=self.kit.clock.now() - self.record.since >= self.timings.hold,
-            peer_fresh=frozenset.intersection(*fresh) if fresh else frozenset(),
-            skips_sync=bool(ids) and self.node == min(ids, key=lambda n: ids[n]),
-        )
-
-    async def observe(
-        self, aspects: frozenset[Aspect] = EVERYTHING, common: Common = NOTHING
-    ) -> ResourceObserved:
-        return await observe(
-            self.kit,
-            self.cluster,
-            self.node,
-            self.spec,
-            self.record,
-            adjusted=self.adjusted,
-            aspects=aspects,
-            common=common,
-        )
-
-    async def glance(
-        self, aspects: frozenset[Aspect] = ROLES, exports: Exported | None = None
-    ) -> ResourceObserved:
-        """Like ``observe``, with what DRBD's event stream told last, if it runs: no program is started."""
-        return await self.observe(aspects, Common(drbd=self.follower.states, exports=exports))
-
-    async def run(self, steps: Iterable[Action]) -> None:
-        """Carry a plan out; the first step that fails ends it and raises."""
-        await executing.execute(
-            steps, look=self.observe, glance=self.glance, perform=self._perform, after_step=self.after_step
-        )
-
-    async def _perform(self, step: Action) -> None:
-        if isinstance(step, CreateMetadata):
-            # Before, not after: meta-data without this note would look like somebody's and never be
-            # synchronised.
-            self.write(fresh=self.record.fresh | {step.volume})
-        await executing.perform(self.kit, self.cluster, self.spec, step)
-        if isinstance(step, DrbdUp):
-            self.adjusted = True
-        if isinstance(step, SkipInitialSync):
-            self.write(fresh=self.record.fresh - set(step.volumes))
-        if isinstance(step, DrbdPrimary | DrbdSecondary) and self.follower.states is not None:
-            # So that what is glanced at from now on is not older than this change.
-            role = Role.PRIMARY if isinstance(step, DrbdPrimary) else Role.SECONDARY
-            await self.follower.until(self.name, lambda state: state.role is role)
+    unfinished = False
 
     async def turn(self, role: OrderedRole) -> None:
         """Bring the kernel to ``role`` now, whatever is on record."""
@@ -193,9 +36,9 @@ class Keeper:
         """The same in a switchover: initiators wait, and nobody else changes anything meanwhile."""
         await self.run(plan_role(self.desired(role), await self.glance()))
 
-    def require_ready(self, observed: ResourceObserved, *, handover: bool) -> None:
-        """:class:`Refused` unless this node could become active now."""
-        reasons = unready(self.desired(), observed, handover=handover)
+    def require_ready(self, observed: ResourceObserved, *, giver: str | None) -> None:
+        """:class:`Refused` unless this node could become active now (see :func:`unready`)."""
+        reasons = unready(self.desired(), observed, giver=giver)
         peer = observed.primary_peer()
         if peer is not None:
             reasons = (*reasons, f"DRBD says {peer} is Primary")
@@ -206,19 +49,20 @@ class Keeper:
                 "see hactl status on that node",
             )
 
-    async def become_active(self, *, handover: bool, prepared: bool = False) -> None:
+    async def become_active(self, *, giver: str | None, prepared: bool = False) -> None:
         """Carry out the order to be active: all or nothing, and if neither can be said, :class:`Unknown`.
 
-        ``prepared``: a moment ago, while I/O still flowed elsewhere, this node was found ready; what cannot
-        have changed by the handover itself is not looked at again while initiators wait.
+        ``giver``: the node that hands over, if one does. ``prepared``: a moment ago, while I/O still flowed
+        elsewhere, this node was found ready; what cannot have changed by the handover itself is not looked at
+        again while initiators wait.
         """
         desired = self.desired(OrderedRole.ACTIVE)
-        observed = await self._look_again() if prepared else await self.observe()
+        observed = await self._look_again(giver) if prepared else await self.observe()
         if self.record.role is OrderedRole.ACTIVE and serving(desired, observed):
             await self.run(plan_role(desired, observed))
             return
         if not observed.primary:
-            self.require_ready(observed, handover=handover)
+            self.require_ready(observed, giver=giver)
         before = self.record
         self.write(role=OrderedRole.ACTIVE, handover=None, active_node=self.node)
         try:
@@ -233,14 +77,14 @@ class Keeper:
         self.active_node = self.node
         self.reason = None
 
-    async def _look_again(self) -> ResourceObserved:
+    async def _look_again(self, giver: str | None) -> ResourceObserved:
         # The node that hands over is Secondary by now, but its message may still be under way to this one; a
         # try before it has come would be refused, after a second's wait in the kernel (drbd_set_role).
         await self.follower.until(
             self.name, lambda state: all(c.role is not Role.PRIMARY for c in state.connections.values())
         )
         observed = replace(await self.glance(), export=())
-        if observed.primary_peer() or unready(self.desired(), observed, handover=True):
+        if observed.primary_peer() or unready(self.desired(), observed, giver=giver):
             return await self.observe()
         return observed
 
@@ -297,22 +141,25 @@ class Keeper:
         self.reason = None
         await self.turn_quickly(OrderedRole.STANDBY)
 
-    async def reconcile(self, exports: Exported | None = None) -> None:
+    async def reconcile(self, common: Common = NOTHING) -> None:
         """One pass: do what can be done without an order. Raises what went wrong last; the rest was tried.
-        ``exports`` are the pending changes of the LIO tree, if that was looked at as a whole already."""
+        ``common`` is what was found when the node was looked at as a whole."""
         problem: HactlError | None = None
-        observed = await self.glance(EVERYTHING, exports)
+        self.unfinished = True
+        observed = await self.glance(EVERYTHING, common)
         self._learn(observed)
+        await self.kit.journal.flush(self.name)
         try:
             done: tuple[Action, ...] = ()
             for _ in range(_ROUNDS):
                 steps = plan_groundwork(self.desired(), observed)
+                self.unfinished = bool(steps)
                 if not steps or steps == done:
                     # The same again would change as little as it just did.
                     break
                 await self.run(steps)
                 done = steps
-                observed = await self.observe()
+                observed = await self.glance(EVERYTHING)
         except HactlError as error:
             problem = error
             observed = await self.observe()
@@ -326,6 +173,10 @@ class Keeper:
         if self.record.role is OrderedRole.DEMOTED and (node := desired.active_node) not in (None, self.node):
             self.active_node = node
             self.write(role=OrderedRole.STANDBY, handover=None, active_node=node)
+        # A first copy is decided, and a volume grown, together with other nodes, which may not be as far yet.
+        sizes = {v.number: v.size for v in self.spec.volumes}
+        small = any(gate.size < sizes[number] for number, gate in observed.gates.items())
+        self.unfinished = self.unfinished or small or bool(self.record.fresh)
         if problem is not None:
             raise problem
 
@@ -342,18 +193,6 @@ class Keeper:
     async def pending(self) -> tuple[Action, ...]:
         """What the next pass would do."""
         return plan(self.desired(), await self.observe())
-
-    def hands_over(self) -> bool:
-        """A switchover from here is not over yet."""
-        return self.record.handover is not None
-
-    @property
-    def holding(self) -> bool:
-        """A demotion or a switchover is not over yet."""
-        return self.record.role is OrderedRole.DEMOTED
-
-    def peers_of(self) -> tuple[str, ...]:
-        return tuple(n for n in self.spec.nodes if n != self.node)
 
 
 def held_volumes(observed: ResourceObserved) -> tuple[int, ...]:

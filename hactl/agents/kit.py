@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,29 +11,64 @@ from hactl.agents.journal import Journal
 from hactl.agents.peers import Peers
 from hactl.agents.states import Change
 from hactl.alua.states import AccessState
+from hactl.backing.protocol import Backing
+from hactl.errors import HactlError
+from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication.blockdev import BlockDevices
 from hactl.replication.protocol import Replication
 from hactl.target.gates import Gates
 
+Devices = Mapping[tuple[str, int], str]
+"""Block devices by resource and volume."""
+
+View = Mapping[int, Mapping[str, AccessState]]
+"""Access states of one resource by volume and node, as this node's kernel reports them."""
+
+Pending = Mapping[str, tuple[Change, ...] | HactlError]
+"""Changes of the LIO tree still to be made, by resource, or why they cannot be told. What is not in it has
+none."""
+
+OTHERS = ""
+"""In :data:`Pending`, the changes that concern no resource that is known."""
+
 
 class Exports(Protocol):
-    """The LIO tree of one node; kept by ``exports.LioExports`` on the real or the in-memory configfs."""
+    """The LIO tree of one node; kept by ``exports.LioExports`` on the real or the in-memory configfs.
+
+    It knows of no specification: what shall be is told with each question. ``devices`` are the gates' block
+    devices; a resource that lacks one is left out.
+    """
 
     async def pending(
-        self, devices: Mapping[tuple[str, int], str], resource: str | None = None
-    ) -> dict[str, tuple[Change, ...]]:
-        """Changes still to be made, by resource name; under ``""`` those that concern no wanted resource.
-        ``devices`` are the gates' block devices by resource and volume; a resource that lacks one is left
-        out. With ``resource`` only that one's, at a cost that does not grow with the others."""
+        self,
+        wanted: Sequence[tuple[ClusterSpec, ResourceSpec]],
+        leaving: Mapping[str, str],
+        devices: Devices,
+    ) -> tuple[Pending, Mapping[str, View]]:
+        """Of the whole tree, read once: the changes for all resources that are ``wanted``, and those that
+        take everything else of hactl's away: of the resources ``leaving`` (by name, with their IQN) under
+        their names, of others under :data:`OTHERS`. And the access states that can be read."""
+        ...
+
+    async def pending_of(
+        self, cluster: ClusterSpec, resource: ResourceSpec, devices: Devices
+    ) -> tuple[Change, ...]:
+        """Of one wanted resource alone, at a cost that does not grow with the others."""
+        ...
+
+    async def pending_gone(self, resource: str, iqn: str, id: int) -> tuple[Change, ...]:  # noqa: A002 - its name
+        """Of one resource that is not wanted any more, at a cost that does not grow with the others."""
         ...
 
     async def apply(self, change: Change) -> None: ...
 
-    async def states(self, resource: str) -> dict[int, dict[str, AccessState]]:
+    async def states(self, cluster: ClusterSpec, resource: ResourceSpec) -> View:
         """Access states by volume and node; empty while the resource is not exported."""
         ...
 
-    async def set_states(self, resource: str, states: Mapping[str, AccessState]) -> None: ...
+    async def set_states(
+        self, cluster: ClusterSpec, resource: ResourceSpec, states: Mapping[str, AccessState]
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +82,7 @@ class Kit:
     peers: Peers
     clock: Clock
     disks: BlockDevices
+    backing: Backing
 
 
 @dataclass(frozen=True)

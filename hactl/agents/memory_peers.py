@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
 
 from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
 from hactl.errors import HactlError, Refused, Unknown
+from hactl.model.spec import ClusterSpec
 
 T = TypeVar("T")
 
@@ -65,8 +66,14 @@ class MemoryPeers:
         self._network = network
         self._node = node
 
-    async def status(self, node: str) -> dict[str, PeerResource]:
-        return await self._network.call(self._node, node, "status", lambda s: s.on_status(self._node))
+    def follow(self, cluster: ClusterSpec) -> None:
+        """Nothing: who answers is known without addresses."""
+
+    async def status(self, node: str, only: Collection[str] = ()) -> dict[str, PeerResource]:
+        return await self._network.call(self._node, node, "status", lambda s: s.on_status(self._node, only))
+
+    async def document(self, node: str) -> dict[str, Any]:
+        return await self._network.call(self._node, node, "document", lambda s: s.on_document(self._node))
 
     async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
         return await self._network.call(
@@ -92,3 +99,6 @@ class MemoryPeers:
         await self._network.call(
             self._node, node, "switchover", lambda s: s.on_switchover(self._node, resource, to)
         )
+
+    async def order(self, node: str, resource: str, order: str) -> None:
+        await self._network.call(self._node, node, "order", lambda s: s.on_order(self._node, resource, order))

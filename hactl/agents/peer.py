@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
+import structlog
 from aiohttp import web
 
 from hactl.agents.errors_http import Handler, as_json, body_of, error_of
 from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
 from hactl.agents.states import OrderedRole
-from hactl.errors import Failed, Refused, Unknown
+from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, IpAddress
+
+T = TypeVar("T")
 
 PORT = 7788
 TLS = Path("/etc/hactl/tls")
@@ -24,6 +28,12 @@ QUESTION = 3.0
 """Seconds for questions that change nothing, connecting included."""
 ORDER = 5.0
 """Seconds for orders; one that takes longer goes on at the peer, and is asked about again."""
+_NAMES = 32
+"""Names that fit into a question; for more everything is asked."""
+OPERATOR = 30.0
+"""Seconds for orders of an operator that are passed on, and for whole status documents."""
+
+_log = structlog.get_logger("hactl.agent")
 
 
 @dataclass(frozen=True)
@@ -59,21 +69,33 @@ class Certificates:
 class HttpsPeers:
     """Keeps :class:`hactl.agents.peers.Peers`; one connection per node is kept open between questions."""
 
-    def __init__(self, cluster: ClusterSpec, context: ssl.SSLContext | None, port: int = PORT) -> None:
-        self._addresses: dict[str, IpAddress] = {n.name: n.addresses.cluster for n in cluster.nodes}
+    def __init__(self, context: ssl.SSLContext | None, port: int = PORT) -> None:
+        self._addresses: dict[str, IpAddress] = {}
         # None only where there is nobody to ask, or in tests.
         self._context = context
         self._port = port
         self._session: aiohttp.ClientSession | None = None
+
+    def follow(self, cluster: ClusterSpec) -> None:
+        self._addresses = {n.name: n.addresses.cluster for n in cluster.nodes}
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def status(self, node: str) -> dict[str, PeerResource]:
-        answer = await self._ask(node, "GET", "status")
-        return {name: _resource(value) for name, value in answer["resources"].items()}
+    async def status(self, node: str, only: Collection[str] = ()) -> dict[str, PeerResource]:
+        # Names need no quoting (hactl.model.names).
+        which = "&".join(f"resource={name}" for name in sorted(only)) if len(only) <= _NAMES else ""
+        answer = await self._ask(node, "GET", f"status?{which}")
+        found = {name: _resource(value) for name, value in answer["resources"].items()}
+        return {name: value for name, value in found.items() if not only or name in only}
+
+    async def document(self, node: str) -> dict[str, Any]:
+        answer = await self._ask(node, "GET", "document", seconds=OPERATOR)
+        if not isinstance(answer, dict):
+            raise Unknown("peer-answer", f"the status of {node} is not a JSON object")
+        return answer
 
     async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
         answer = await self._ask(
@@ -93,7 +115,10 @@ class HttpsPeers:
         await self._ask(node, "POST", f"resources/{resource}/announce", body, seconds=QUESTION)
 
     async def switchover(self, node: str, resource: str, to: str) -> None:
-        await self._ask(node, "POST", f"resources/{resource}/switchover", {"to": to}, seconds=30.0)
+        await self._ask(node, "POST", f"resources/{resource}/switchover", {"to": to}, seconds=OPERATOR)
+
+    async def order(self, node: str, resource: str, order: str) -> None:
+        await self._ask(node, "POST", f"resources/{resource}/order", {"order": order}, seconds=OPERATOR)
 
     async def _ask(
         self,
@@ -109,7 +134,9 @@ class HttpsPeers:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(keepalive_timeout=60), trust_env=False
             )
-        address = self._addresses[node]
+        address = self._addresses.get(node)
+        if address is None:
+            raise Refused(UNREACHABLE, f"the cluster has no node {node}", "see hactl status")
         host = f"[{address}]" if address.version == 6 else str(address)
         try:
             async with self._session.request(
@@ -158,13 +185,12 @@ def _resource(value: Any) -> PeerResource:
         ) from error
 
 
-def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Application:
-    """The answering side; lets in nobody but the other nodes of ``cluster``."""
-    others = frozenset(n.name for n in cluster.nodes if n.name != node)
+def app(service: PeerService, others: Callable[[], Collection[str]]) -> web.Application:
+    """The answering side; lets in nobody but the nodes that ``others`` names at that moment."""
 
     def caller(request: web.Request) -> str:
         names = certificate_names(request)
-        found = next((n for n in sorted(others) if n in names), None)
+        found = next((n for n in sorted(others()) if n in names), None)
         if found is None:
             raise Refused("not-a-node", f"the certificate is of {sorted(names)}, which are no other nodes")
         return found
@@ -175,8 +201,11 @@ def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Applicatio
         return await handler(request)
 
     async def status(request: web.Request) -> web.Response:
-        views = await service.on_status(caller(request))
+        views = await service.on_status(caller(request), request.query.getall("resource", []))
         return web.json_response({"resources": {name: asdict(view) for name, view in views.items()}})
+
+    async def document(request: web.Request) -> web.Response:
+        return web.json_response(await service.on_document(caller(request)))
 
     async def ready(request: web.Request) -> web.Response:
         (handover,) = await body_of(request, "id")
@@ -205,19 +234,40 @@ def app(service: PeerService, cluster: ClusterSpec, node: str) -> web.Applicatio
         await _to_its_end(service.on_switchover(caller(request), request.match_info["resource"], to))
         return web.json_response({})
 
+    async def order(request: web.Request) -> web.Response:
+        (what,) = await body_of(request, "order")
+        await _to_its_end(service.on_order(caller(request), request.match_info["resource"], what))
+        return web.json_response({})
+
     application = web.Application(middlewares=[as_json, let_in], client_max_size=64 << 10)
     application.router.add_get("/v1/peer/status", status)
+    application.router.add_get("/v1/peer/document", document)
     application.router.add_post("/v1/peer/resources/{resource}/ready", ready)
     application.router.add_post("/v1/peer/resources/{resource}/promote", promote)
     application.router.add_post("/v1/peer/resources/{resource}/abort", abort)
     application.router.add_post("/v1/peer/resources/{resource}/announce", announce)
     application.router.add_post("/v1/peer/resources/{resource}/switchover", switchover)
+    application.router.add_post("/v1/peer/resources/{resource}/order", order)
     return application
 
 
-async def _to_its_end(work: Any) -> Any:
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Go on with an order even if the one who asked hangs up: half-way is where nobody wants it to stop."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # Nobody is told any more what came of it.
+        task.add_done_callback(_log_outcome)
+        raise
+
+
+def _log_outcome(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, HactlError):
+        _log.warning("an order whose answer nobody waits for", code=error.code, error=str(error))
+    elif error is not None:
+        _log.error("an error in hactl", exc_info=error)
 
 
 def certificate_names(request: web.Request) -> frozenset[str]:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hactl.agents.states import OrderedRole
+from hactl.model.spec import ClusterSpec
 
 UNREACHABLE = "peer-unreachable"
 """Code of the refusal that says: the request has certainly not reached the peer."""
@@ -41,8 +43,16 @@ class Peers(Protocol):
     been carried out, or still may be, as :class:`hactl.errors.Unknown`.
     """
 
-    async def status(self, node: str) -> dict[str, PeerResource]:
-        """All resources of a node."""
+    def follow(self, cluster: ClusterSpec) -> None:
+        """From now on these are the nodes, and their addresses."""
+        ...
+
+    async def status(self, node: str, only: Collection[str] = ()) -> dict[str, PeerResource]:
+        """All resources of a node, or those of ``only`` that it has."""
+        ...
+
+    async def document(self, node: str) -> dict[str, Any]:
+        """The node's status document (:mod:`hactl.agents.document`)."""
         ...
 
     async def ready(self, node: str, resource: str, handover: str) -> tuple[str, ...]:
@@ -67,11 +77,17 @@ class Peers(Protocol):
         """Have the active node ``node`` hand a resource over to ``to``."""
         ...
 
+    async def order(self, node: str, resource: str, order: str) -> None:
+        """Have ``node`` carry out an operator's order: ``promote`` or ``demote``."""
+        ...
+
 
 class PeerService(Protocol):
     """The answering side of :class:`Peers`, kept by ``agent.Agent``; ``caller`` is the asking node's name."""
 
-    async def on_status(self, caller: str) -> dict[str, PeerResource]: ...
+    async def on_status(self, caller: str, only: Collection[str] = ()) -> dict[str, PeerResource]: ...
+
+    async def on_document(self, caller: str) -> dict[str, Any]: ...
 
     async def on_ready(self, caller: str, resource: str, handover: str) -> tuple[str, ...]: ...
 
@@ -82,3 +98,5 @@ class PeerService(Protocol):
     async def on_announce(self, caller: str, resource: str, active: str) -> None: ...
 
     async def on_switchover(self, caller: str, resource: str, to: str) -> None: ...
+
+    async def on_order(self, caller: str, resource: str, order: str) -> None: ...

@@ -1,7 +1,8 @@
 """What to do next for one resource on one node: pure, from what is wanted and what was found.
 
 Every prefix of a plan leaves a sound state: at most one node's gate is open, a gate is opened only when
-DRBD is Primary here, and held I/O is failed only when the whole view of the access states has been written.
+DRBD is Primary here, and held I/O is failed only when the whole view of the access states has been written,
+or when it has been held for as long as it may be and writing the view was tried.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hactl.agents.actions import (
     DrbdResize,
     DrbdSecondary,
     DrbdUp,
+    EnsureDisk,
     HoldGate,
     OpenGate,
     RemoveDrbdConfig,
@@ -48,13 +50,50 @@ def plan_groundwork(desired: ResourceDesired, observed: ResourceObserved) -> tup
     Nothing of it while a disk cannot be used: that may be a mistake in the specification."""
     if observed.problems:
         return ()
+    if observed.surplus:
+        # LIO's tree cannot be planned without the gates of the volumes that stay, or come.
+        return (*_gates(desired, observed),) or (*_drop(desired, observed),)
+    disks = tuple(
+        EnsureDisk(
+            desired.name,
+            "the pool does not have it ready, or not large enough",
+            disk,
+            create=disk.volume not in observed.lost,
+        )
+        for disk in desired.disks
+        if disk.volume in observed.lacking
+    )
+    if disks:
+        # What comes next is planned from what the disks look like then.
+        return disks
     storage = (*_replication(desired, observed), *_gates(desired, observed))
     if storage:
         return storage
+    return (*_tree(desired, observed), *_skip(desired, observed), *_grow(desired, observed))
+
+
+def _tree(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
     # LIO waits for commands when it takes something away, and those in a gate that holds would never end.
-    waiting = observed.modes(Mode.HELD, Mode.SUSPENDED)
-    tree = () if waiting else tuple(ApplyTarget(desired.name, c.reason, c) for c in observed.export or ())
-    return (*tree, *_skip(desired, observed), *_grow(desired, observed))
+    if not observed.modes(Mode.HELD, Mode.SUSPENDED):
+        yield from (ApplyTarget(desired.name, c.reason, c) for c in observed.export or ())
+
+
+def _drop(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    """Volumes that the resource has no more: LIO lets go of the gate first, then the gate of DRBD."""
+    why = f"{desired.name} does not have the volume any more"
+    waits = [g for g in observed.surplus.items() if g[1].mode in (Mode.HELD, Mode.SUSPENDED)]
+    if waits:
+        yield from (CloseGate(desired.name, why, number, gate.name) for number, gate in waits)
+        return
+    if observed.export is None or observed.export:
+        # What is pending takes the volume away, among other things.
+        yield from _tree(desired, observed)
+        return
+    for number, gate in sorted(observed.surplus.items()):
+        if gate.mode is Mode.OPEN:
+            yield CloseGate(desired.name, why, number, gate.name)
+        if gate.mode is not Mode.FOREIGN:
+            yield RemoveGate(desired.name, why, gate.name)
 
 
 def plan_role(desired: ResourceDesired, observed: ResourceObserved) -> tuple[Action, ...]:
@@ -92,9 +131,14 @@ def plan_retired(name: str, gates: tuple[str, ...], observed: ResourceObserved) 
 
 
 def _replication(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    name = desired.name
+    if observed.former:
+        # Refused while this node is Primary: to whom the resource goes is not the agent's choice.
+        if observed.drbd is not None:
+            yield DrbdDown(name, "this node is to hold no replica any more")
+        yield RemoveDrbdConfig(name, "this node is to hold no replica any more")
     if not desired.replica:
         return
-    name = desired.name
     rewritten = observed.configured is False
     state = observed.drbd
     complete = state is not None and set(state.volumes) == {v.number for v in desired.volumes}
@@ -165,39 +209,60 @@ def _to_active(desired: ResourceDesired, observed: ResourceObserved) -> Iterator
 def _off_active(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
     """Role demoted or standby. Gates are held only if the order was to demote; otherwise, and in the end,
     closed."""
+    name = desired.name
+    demoted = desired.role is OrderedRole.DEMOTED
     successor = desired.active_node if desired.active_node != desired.node else None
-    holds = desired.role is OrderedRole.DEMOTED and successor is None and not desired.hold_over
+    holds = demoted and successor is None and not desired.hold_over
     fallen = [v for v in desired.volumes if _mode(observed, v) in (Mode.OPEN, Mode.SUSPENDED)]
     held = [v for v in desired.volumes if _mode(observed, v) is Mode.HELD]
     for volume in fallen:
-        if desired.role is OrderedRole.DEMOTED:
-            yield HoldGate(desired.name, "the node was ordered not to be active", volume.number, volume.gate)
+        if demoted:
+            yield HoldGate(name, "the node was ordered not to be active", volume.number, volume.gate)
         else:
-            yield CloseGate(desired.name, "the node is standby", volume.number, volume.gate)
-    if observed.primary:
-        yield DrbdSecondary(desired.name, "the node was ordered not to be active")
-    if holds and (fallen or held):
+            yield CloseGate(name, "the node is standby", volume.number, volume.gate)
+    if holds:
+        if observed.primary:
+            yield DrbdSecondary(name, "the node was ordered not to be active")
+        if not fallen and not held:
+            yield from _view(desired, observed, None, "no node is active")
         return
-    if held or (fallen and desired.role is OrderedRole.DEMOTED):
-        why = f"{successor} is active" if successor else "no other node became active in time"
+    why = f"{successor} is active" if successor else "no other node became active in time"
+    closing = [CloseGate(name, why, v.number, v.gate) for v in (*held, *(fallen if demoted else ()))]
+    secondary = [DrbdSecondary(name, "the node was ordered not to be active")] if observed.primary else []
+    if not closing:
+        yield from secondary
+        yield from _view(desired, observed, successor, f"{successor or 'no node'} is active")
+    elif desired.hold_over:
+        # Hosts have waited for as long as they may: nothing that goes wrong here makes them wait longer.
+        yield from _view(desired, observed, successor, why, best_effort=True)
+        yield from closing
+        yield from secondary
+    else:
+        yield from secondary
         # The view first: what is failed here is retried at once, and must find the successor reported.
         yield from _view(desired, observed, successor, why)
-        for volume in (*held, *(fallen if desired.role is OrderedRole.DEMOTED else ())):
-            yield CloseGate(desired.name, why, volume.number, volume.gate)
-        return
-    yield from _view(desired, observed, successor, f"{successor or 'no node'} is active")
+        yield from closing
 
 
 def _view(
-    desired: ResourceDesired, observed: ResourceObserved, active: str | None, reason: str
+    desired: ResourceDesired,
+    observed: ResourceObserved,
+    active: str | None,
+    reason: str,
+    *,
+    best_effort: bool = False,
 ) -> Iterator[Action]:
     view = desired.view(active)
     known = observed.alua
+    if observed.alua_error:
+        # Trying tells whether it is still so.
+        yield SetAlua(desired.name, f"{reason}; what is reported cannot be read", view, best_effort)
+        return
     if not known:
         # Not exported yet; what is exported later starts with every group in standby and comes by here again.
         return
     if any(dict(known.get(v.number, {})) != view for v in desired.volumes):
-        yield SetAlua(desired.name, reason, view)
+        yield SetAlua(desired.name, reason, view, best_effort)
 
 
 def _mode(observed: ResourceObserved, volume: VolumeDesired) -> Mode | None:

@@ -13,12 +13,9 @@ from typing import Any
 from aiohttp import web
 
 from hactl.agents.agent import Agent
+from hactl.agents.document import cluster_document, node_document, plan_document
 from hactl.agents.errors_http import Handler, as_json, body_of
-from hactl.agents.keeper import Keeper
 from hactl.agents.metrics import Metrics
-from hactl.agents.observe import Common, observe_node
-from hactl.agents.plan import plan
-from hactl.agents.status import node_status, resource_plan, resource_status
 from hactl.errors import Failed, HactlError, Refused, Unknown
 
 DEFAULT_SOCKET = Path("/run/hactl/agent.sock")
@@ -38,6 +35,7 @@ class Api:
         """The application; ``allowed`` are the user ids that may ask anything."""
         app = web.Application(middlewares=[as_json, _only(allowed)], client_max_size=64 << 10)
         app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/cluster", self._cluster)
         app.router.add_get("/v1/plan", self._plan)
         app.router.add_post("/v1/resources/{resource}/promote", self._promote)
         app.router.add_post("/v1/resources/{resource}/demote", self._demote)
@@ -45,45 +43,32 @@ class Api:
         app.router.add_get("/metrics", self._metrics_page)
         return app
 
-    async def _look(self) -> Common:
-        return await observe_node(self._agent.kit, self._agent.cluster, self._agent.node)
-
     async def status(self) -> dict[str, Any]:
         """The status document of this node, observed now."""
-        common = await self._look()
-        keepers = [keeper for _, keeper in sorted(self._agent.keepers.items())]
-        resources = [await self._resource(keeper, common) for keeper in keepers]
-        peers = {node: view is not None for node, view in self._agent.views.items()}
-        return node_status(self._agent.node, resources, peers)
+        return await node_document(self._agent)
 
-    async def _resource(self, keeper: Keeper, common: Common) -> dict[str, Any]:
-        observed = await keeper.observe(common=common)
-        desired = keeper.desired()
-        return resource_status(
-            keeper.spec,
-            desired,
-            observed,
-            active_node=keeper.active_node,
-            reason=keeper.reason,
-            pending=plan(desired, observed),
-        )
+    async def cluster(self) -> dict[str, Any]:
+        """The status documents of all nodes, as far as their agents were reached."""
+        return await cluster_document(self._agent)
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(await self.status())
 
+    async def _cluster(self, _: web.Request) -> web.Response:
+        return web.json_response(await self.cluster())
+
     async def _plan(self, _: web.Request) -> web.Response:
-        common = await self._look()
-        resources = []
-        for name, keeper in sorted(self._agent.keepers.items()):
-            observed = await keeper.observe(common=common)
-            resources.append(resource_plan(name, plan(keeper.desired(), observed), observed))
-        return web.json_response({"schema": 1, "node": self._agent.node, "resources": resources})
+        return web.json_response(await plan_document(self._agent))
 
     async def _promote(self, request: web.Request) -> web.Response:
-        return await self._order("promote", self._agent.promote(request.match_info["resource"]))
+        return await self._passed_on("promote", request)
 
     async def _demote(self, request: web.Request) -> web.Response:
-        return await self._order("demote", self._agent.demote(request.match_info["resource"]))
+        return await self._passed_on("demote", request)
+
+    async def _passed_on(self, order: str, request: web.Request) -> web.Response:
+        resource, node = request.match_info["resource"], request.query.get("node")
+        return await self._order(order, self._agent.order(order, resource, node))
 
     async def _switchover(self, request: web.Request) -> web.Response:
         (to,) = await body_of(request, "to")

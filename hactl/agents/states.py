@@ -8,7 +8,8 @@ from enum import Enum, StrEnum, auto
 from typing import Protocol
 
 from hactl.alua.states import AccessState, wanted
-from hactl.model.check import Problem
+from hactl.backing.protocol import BackingDisk
+from hactl.model.problem import Problem
 from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState, Role
 from hactl.target.gates import GateState, Mode
 
@@ -30,6 +31,7 @@ class Aspect(Enum):
     GATES = auto()
     EXPORT = auto()
     ALUA = auto()
+    BACKING = auto()
 
 
 class Change(Protocol):
@@ -61,6 +63,7 @@ class ResourceDesired:
     ``active_node`` is the node known to serve it: this one or another, or None. ``hold_over``: I/O has been
     held for as long as allowed. ``peer_fresh``: volumes whose meta-data is brand-new on every other replica
     too, as their agents say. ``skips_sync``: this node is the one to declare brand-new replicas equal.
+    ``disks`` are those that come from this node's pools.
     """
 
     name: str
@@ -73,6 +76,7 @@ class ResourceDesired:
     hold_over: bool = False
     peer_fresh: frozenset[int] = frozenset()
     skips_sync: bool = False
+    disks: tuple[BackingDisk, ...] = ()
 
     def view(self, active: str | None) -> dict[str, AccessState]:
         """Access states of all groups if ``active`` is the active node."""
@@ -89,6 +93,10 @@ class ResourceObserved:
     meta-data this node created and whose initial synchronisation is still to be decided. ``export`` are the
     pending changes of the LIO tree, or None if it cannot be planned; ``export_error`` says why.
     ``problems`` are what keeps this node's disks from being used for volumes that DRBD does not have yet.
+    ``alua_error``: why the access states cannot be read. ``surplus`` are gates of volumes that the resource
+    does not have any more. ``lacking``: volumes whose disk is not in this node's pool as it should be,
+    ``lost`` those of them that had data already.
+    ``former``: the node holds no replica, and has a resource file of when it did.
     """
 
     configured: bool | None = None
@@ -101,6 +109,15 @@ class ResourceObserved:
     fresh: frozenset[int] = frozenset()
     adjusted: bool = False
     problems: tuple[Problem, ...] = ()
+    alua_error: str | None = None
+    surplus: Mapping[int, GateState] = field(default_factory=dict)
+    lacking: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
+    former: bool = False
+
+    def gate(self, number: int) -> GateState | None:
+        """A volume's gate, also of one that is not wanted any more."""
+        return self.gates.get(number) or self.surplus.get(number)
 
     @property
     def primary(self) -> bool:
@@ -163,11 +180,11 @@ def serving(desired: ResourceDesired, observed: ResourceObserved) -> bool:
     )
 
 
-def unready(desired: ResourceDesired, observed: ResourceObserved, *, handover: bool) -> tuple[str, ...]:
+def unready(desired: ResourceDesired, observed: ResourceObserved, *, giver: str | None) -> tuple[str, ...]:
     """Why this node could not become active now; empty if it could.
 
-    ``handover``: from a living active node, so DRBD has to be connected and no resync may run. Otherwise a
-    lone UpToDate replica will do: that is a failover.
+    ``giver``: the living node that hands over, so DRBD has to be connected to that one and no resync may run.
+    Without one a lone UpToDate replica will do: that is a failover.
     """
     if not desired.replica:
         return (f"{desired.node} holds no replica of {desired.name}",)
@@ -185,9 +202,9 @@ def unready(desired: ResourceDesired, observed: ResourceObserved, *, handover: b
                 reasons.append(f"volume {volume.number} has no quorum")
         if state.suspended != "no":
             reasons.append(f"DRBD has suspended I/O ({state.suspended})")
-        if handover and not observed.connected_peers():
-            reasons.append("DRBD is not connected")
-        if handover and resyncing(state):
+        if giver is not None and giver not in observed.connected_peers():
+            reasons.append(f"DRBD is not connected to {giver}")
+        if giver is not None and resyncing(state):
             reasons.append("a resync is running")
     for volume in desired.volumes:
         gate = observed.gates.get(volume.number)
@@ -207,10 +224,11 @@ def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str,
     found: list[str] = [
         f"{p.message} ({p.hint}) [{p.code}]; {desired.name} is left alone" for p in observed.problems
     ]
+    for each in (*observed.gates.values(), *observed.surplus.values()):
+        if each.mode is Mode.FOREIGN:
+            found.append(f"gate {each.name} has a table that is not hactl's; it is left alone")
     for volume in desired.volumes:
         gate = observed.gates.get(volume.number)
-        if gate is not None and gate.mode is Mode.FOREIGN:
-            found.append(f"gate {volume.gate} has a table that is not hactl's; it is left alone")
         if gate is not None and gate.size > volume.size:
             found.append(f"gate {volume.gate} is larger than the volume; units are never shrunk")
         if (
@@ -220,8 +238,7 @@ def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str,
             and gate.backing != volume.backing
         ):
             found.append(f"gate {volume.gate} leads to {gate.backing}, not to {volume.backing}")
-    if observed.export_error:
-        found.append(observed.export_error)
+    found.extend(error for error in (observed.export_error, observed.alua_error) if error)
     if desired.role is OrderedRole.DEMOTED and desired.hold_over and desired.active_node is None:
         found.append("demoted, and no other node has become active: order promote on the one that shall be")
     state = observed.drbd

@@ -9,6 +9,8 @@ import hactl
 from hactl.agents.actions import Action
 from hactl.agents.states import ResourceDesired, ResourceObserved, troubles
 from hactl.alua.states import AccessState
+from hactl.errors import HactlError
+from hactl.model.desired import Leftover
 from hactl.model.spec import ClusterSpec, ResourceSpec
 
 SCHEMA = 1
@@ -24,14 +26,41 @@ ALUA_WORDS = {
 """SPC-4's names of the access states (5.15.2)."""
 
 
-def node_status(node: str, resources: Iterable[dict[str, Any]], peers: Mapping[str, bool]) -> dict[str, Any]:
-    """The whole document; ``peers`` maps each other node to whether its agent answers."""
+def node_status(
+    node: str,
+    resources: Iterable[dict[str, Any]],
+    peers: Mapping[str, bool],
+    *,
+    generation: int = 0,
+    reasons: Iterable[str] = (),
+    leaving: Iterable[tuple[str, str | None]] = (),
+    leftovers: Iterable[tuple[Leftover, str | None]] = (),
+) -> dict[str, Any]:
+    """The whole document; ``peers`` maps each other node to whether its agent answers.
+
+    ``generation`` is that of the desired state the agent goes by, ``reasons`` what keeps it from following
+    the store. ``leaving`` are resources that are being taken down, ``leftovers`` what has still to be
+    removed, each with why it is not yet.
+    """
     return {
         "schema": SCHEMA,
         "node": node,
         "version": hactl.__version__,
+        "generation": generation,
+        "reason": "; ".join(reasons) or None,
         "resources": list(resources),
         "peers": [{"node": peer, "reachable": up} for peer, up in sorted(peers.items())],
+        "leaving": [{"name": name, "reason": reason} for name, reason in leaving],
+        "leftovers": [
+            {
+                "resource": left.resource,
+                "volume": left.volume,
+                "device": left.device,
+                "destroy": left.destroy,
+                "reason": reason,
+            }
+            for left, reason in leftovers
+        ],
     }
 
 
@@ -57,6 +86,35 @@ def resource_status(
         "connections": _connections(observed),
         "problems": _problems(observed),
         "pending": [str(step) for step in pending],
+    }
+
+
+def resource_unseen(
+    spec: ResourceSpec, desired: ResourceDesired, error: HactlError, *, active_node: str | None
+) -> dict[str, Any]:
+    """A resource that cannot be observed: what is known all the same, and why not more."""
+    problem = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {
+        "name": spec.name,
+        "iqn": spec.iqn,
+        "role": desired.role.value,
+        "active_node": active_node,
+        "reason": str(error),
+        "volumes": [
+            {
+                "number": volume.number,
+                "lun": volume.lun,
+                "size": volume.size,
+                "minor": volume.minor,
+                "gate": None,
+                "disk": None,
+                "alua": {},
+            }
+            for volume in desired.volumes
+        ],
+        "connections": [],
+        "problems": [problem],
+        "pending": [],
     }
 
 

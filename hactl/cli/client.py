@@ -56,24 +56,32 @@ class AgentClient:
         """The node's status document."""
         return _known(self._ask("GET", "/v1/status", self._read_seconds))
 
+    def cluster(self) -> dict[str, Any]:
+        """Every node's status document, as far as this node's agent reaches theirs."""
+        return _known(self._ask("GET", "/v1/cluster", self._read_seconds))
+
     def plan(self) -> dict[str, Any]:
         """What the agent would do next, by resource."""
         return _known(self._ask("GET", "/v1/plan", self._read_seconds))
 
-    def promote(self, resource: str) -> dict[str, Any]:
-        """Make this node the active one of a resource."""
-        return self._order(resource, "promote", {})
+    def promote(self, resource: str, node: str | None = None) -> dict[str, Any]:
+        """Make this node, or another one through this node's agent, the active one of a resource."""
+        return self._order(resource, "promote", {}, node)
 
-    def demote(self, resource: str) -> dict[str, Any]:
-        """Make this node a standby one of a resource."""
-        return self._order(resource, "demote", {})
+    def demote(self, resource: str, node: str | None = None) -> dict[str, Any]:
+        """Make this node, or another one through this node's agent, a standby one of a resource."""
+        return self._order(resource, "demote", {}, node)
 
     def switchover(self, resource: str, to: str) -> dict[str, Any]:
-        """Move a resource from this node, which must be the active one, to another."""
+        """Move a resource from the node that is active to another."""
         return self._order(resource, "switchover", {"to": to})
 
-    def _order(self, resource: str, order: str, body: Mapping[str, str]) -> dict[str, Any]:
+    def _order(
+        self, resource: str, order: str, body: Mapping[str, str], node: str | None = None
+    ) -> dict[str, Any]:
         path = f"/v1/resources/{quote(resource, safe='')}/{order}"
+        if node is not None:
+            path += f"?node={quote(node, safe='')}"
         return self._ask("POST", path, self._order_seconds, body)
 
     def _ask(

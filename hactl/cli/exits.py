@@ -18,11 +18,17 @@ class Exit(IntEnum):
     REFUSED = 3
     """Nothing was changed: a precondition does not hold, or the input is bad."""
     UNREACHABLE = 4
-    """The node's agent cannot be reached; nothing was changed."""
+    """The node's agent, or the store with the configuration, cannot be reached; nothing was changed."""
     UNKNOWN = 5
     """Tried, and it is not known whether it was done: look at ``hactl status`` before trying again."""
+    DIFFERENT = 6
+    """Looked, and it is not as it should be: ``hactl diff`` found differences, ``hactl doctor`` errors."""
     INTERRUPTED = 130
     """Interrupted from the keyboard while only looking."""
+
+
+UNREACHABLE = frozenset({"store-unreachable", "etcd-unreachable"})
+"""Codes of refusals that say: nobody was reached who could have done anything."""
 
 
 class AgentUnreachable(Refused):
@@ -31,7 +37,7 @@ class AgentUnreachable(Refused):
 
 def code_of(error: HactlError) -> Exit:
     """The exit code for an error."""
-    if isinstance(error, AgentUnreachable):
+    if isinstance(error, AgentUnreachable) or (isinstance(error, Refused) and error.code in UNREACHABLE):
         return Exit.UNREACHABLE
     if isinstance(error, Refused):
         return Exit.REFUSED

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from hactl.model.chap import chap_problems
+from hactl.model.check_disks import disk_problems, pool_problems
+from hactl.model.check_exports import export_problems
+from hactl.model.check_leftovers import leftover_problems
+from hactl.model.desired import Leftover
+from hactl.model.problem import Path, Problem, Unique
 from hactl.model.size import format_size
 from hactl.model.spec import ISCSI_PORT, ClusterSpec, IpAddress, ResourceSpec
 from hactl.replication.metadata import MAX_DEVICE_SIZE, MIN_DEVICE_SIZE
 
-Path = tuple[str | int, ...]
-"""Where in a specification: keys and list indexes, such as ``("resources", 0, "volumes", 1, "lun")``."""
+__all__ = ["Path", "Problem", "check"]
 
 MAX_VOLUMES = 16
 """Volumes of a resource: minors are numbered id * 16 + number."""
@@ -23,23 +24,19 @@ GRANULARITY = 4096
 """Sizes are whole multiples of this many bytes: one bit of DRBD's bitmap, and a whole number of blocks of any
 logical block size."""
 
-_TAKEN_PORTS = {ISCSI_PORT: "iSCSI", 2379: "etcd", 2380: "etcd"}
-_DISK = re.compile(r"/dev/[A-Za-z0-9_.:+@=,/-]+\Z")
+TAKEN_PORTS = {ISCSI_PORT: "iSCSI", 2379: "etcd", 2380: "etcd"}
+"""TCP ports that others use on every node."""
+
+AGENT_PORTS = frozenset({7788, 7789})
+"""TCP ports of hactl's agents. DRBD may have them where its network is another one; none is given out."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong at ``path``; ``code`` is stable, ``hint`` says what to do."""
-
-    path: Path
-    code: str
-    message: str
-    hint: str = ""
-
-
-def check(cluster: ClusterSpec, *, max_replicas: int | None = None) -> tuple[Problem, ...]:
+def check(
+    cluster: ClusterSpec, leftovers: Iterable[Leftover] = (), *, max_replicas: int | None = None
+) -> tuple[Problem, ...]:
     """Everything that is wrong with a specification whose single values are well-formed.
 
+    ``leftovers`` are what nodes have still to take down, which keeps its names, ids and disks until then.
     ``max_replicas`` is what the cluster's DRBD can do: 2 for 8.4, ``None`` for no limit.
     """
     return (
@@ -49,24 +46,15 @@ def check(cluster: ClusterSpec, *, max_replicas: int | None = None) -> tuple[Pro
         *_resources(cluster),
         *_volumes(cluster),
         *_replicas(cluster, max_replicas),
-        *_disks(cluster),
+        *pool_problems(cluster),
+        *disk_problems(cluster),
+        *export_problems(cluster),
+        *leftover_problems(cluster, tuple(leftovers)),
     )
 
 
-class _Unique:
-    """Remembers where a value was seen first."""
-
-    def __init__(self) -> None:
-        self._first: dict[Hashable, str] = {}
-
-    def taken(self, value: Hashable, owner: str) -> str | None:
-        """Whose it is already, or ``None``; then it is ``owner``'s from now on."""
-        first = self._first.setdefault(value, owner)
-        return None if first == owner else first
-
-
 def _nodes(cluster: ClusterSpec) -> Iterator[Problem]:
-    names, ids = _Unique(), _Unique()
+    names, ids = Unique(), Unique()
     for i, node in enumerate(cluster.nodes):
         owner = f"nodes[{i}]"
         if first := names.taken(node.name, owner):
@@ -142,7 +130,7 @@ def _unusable(address: IpAddress) -> str:
 
 
 def _hosts(cluster: ClusterSpec) -> Iterator[Problem]:
-    names, initiators = _Unique(), _Unique()
+    names, initiators = Unique(), Unique()
     targets = {r.iqn: r.name for r in cluster.resources}
     for i, host in enumerate(cluster.hosts):
         if first := names.taken(host.name, f"hosts[{i}]"):
@@ -175,7 +163,7 @@ def _hosts(cluster: ClusterSpec) -> Iterator[Problem]:
 
 
 def _resources(cluster: ClusterSpec) -> Iterator[Problem]:
-    names, ids, iqns, ports = _Unique(), _Unique(), _Unique(), _Unique()
+    names, ids, iqns, ports = Unique(), Unique(), Unique(), Unique()
     nodes, hosts = {n.name for n in cluster.nodes}, {h.name for h in cluster.hosts}
     for i, resource in enumerate(cluster.resources):
         base: Path = ("resources", i)
@@ -208,7 +196,7 @@ def _resources(cluster: ClusterSpec) -> Iterator[Problem]:
                 f"DRBD port {resource.drbd_port} is that of {first} too",
                 "choose another port, or leave it out for 7000 + id",
             )
-        if taken := _TAKEN_PORTS.get(resource.drbd_port):
+        if taken := TAKEN_PORTS.get(resource.drbd_port):
             yield Problem(
                 (*base, "port"),
                 "port-taken",
@@ -220,7 +208,7 @@ def _resources(cluster: ClusterSpec) -> Iterator[Problem]:
 
 
 def _references(base: Path, what: str, names: tuple[str, ...], known: set[str]) -> Iterator[Problem]:
-    listed = _Unique()
+    listed = Unique()
     for k, name in enumerate(names):
         if name not in known:
             known_ones = f"known are: {', '.join(sorted(known))}" if known else f"there are no {what}s"
@@ -237,9 +225,9 @@ def _references(base: Path, what: str, names: tuple[str, ...], known: set[str]) 
 
 
 def _volumes(cluster: ClusterSpec) -> Iterator[Problem]:
-    luns, minors, serials = _Unique(), _Unique(), _Unique()
+    luns, minors, serials = Unique(), Unique(), Unique()
     for i, resource in enumerate(cluster.resources):
-        numbers = _Unique()
+        numbers = Unique()
         if len(resource.volumes) > MAX_VOLUMES:
             yield Problem(
                 ("resources", i, "volumes"),
@@ -251,7 +239,7 @@ def _volumes(cluster: ClusterSpec) -> Iterator[Problem]:
             base: Path = ("resources", i, "volumes", k)
             owner = f"volume {volume.number} of {resource.name} (resources[{i}].volumes[{k}])"
             minor, serial = resource.minor(volume), cluster.serial(resource, volume)
-            unique: tuple[tuple[_Unique, Hashable, str, str, str, str], ...] = (
+            unique: tuple[tuple[Unique, Hashable, str, str, str, str], ...] = (
                 (numbers, volume.number, "number", "volume-number-duplicate", "the number", ""),
                 (luns, (resource.iqn, volume.lun), "lun", "lun-duplicate", f"LUN {volume.lun}", ""),
                 (
@@ -333,39 +321,14 @@ def _replicas(cluster: ClusterSpec, max_replicas: int | None) -> Iterator[Proble
                 f"name disks on {max_replicas} nodes only; others can export it without a disk",
             )
 
+        if max_replicas == 2 and len(_holders(resource)) == 1:
+            yield Problem(
+                ("resources", i, "volumes"),
+                "too-few-replicas",
+                f"resource {resource.name} has a disk on one node only, and DRBD 8.4 replicates between two",
+                "name a disk on a second node, or use DRBD 9",
+            )
+
 
 def _holders(resource: ResourceSpec) -> set[str]:
     return {n for v in resource.volumes for n in v.disks if n in resource.nodes}
-
-
-def _disks(cluster: ClusterSpec) -> Iterator[Problem]:
-    disks = _Unique()
-    faults: tuple[tuple[Callable[[str], bool], str, str], ...] = (
-        (
-            lambda p: not _DISK.match(p),
-            "has characters that no device name needs",
-            "name it by /dev/disk/by-id",
-        ),
-        (lambda p: ".." in p.split("/"), "has '..' in it", "write the path without it"),
-        (
-            lambda p: re.match(r"/dev/(drbd|mapper/hactl\.)", posixpath.normpath(p)) is not None,
-            "is a device that hactl itself makes",
-            "name the disk that shall hold the data",
-        ),
-    )
-    for i, resource in enumerate(cluster.resources):
-        for k, volume in enumerate(resource.volumes):
-            for node, disk in volume.disks.items():
-                path: Path = ("resources", i, "volumes", k, "disks", node)
-                fault = next((f for f in faults if f[0](disk)), None)
-                if fault:
-                    yield Problem(path, "disk-path", f"{disk!r} {fault[1]}", fault[2])
-                    continue
-                owner = f"volume {volume.number} of {resource.name} (resources[{i}].volumes[{k}])"
-                if first := disks.taken((node, posixpath.normpath(disk)), owner):
-                    yield Problem(
-                        path,
-                        "disk-duplicate",
-                        f"{disk} of node {node} holds {first} already",
-                        "give every volume a disk (or logical volume, or partition) of its own",
-                    )

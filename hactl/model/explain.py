@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,8 +15,12 @@ from hactl.model.spec import (
     Addresses,
     ChapSpec,
     ClusterSpec,
+    FilesPool,
     HostSpec,
+    LvmPool,
+    LvmThinPool,
     NodeSpec,
+    PoolSpec,
     ResourceSpec,
     VolumeSpec,
 )
@@ -25,6 +30,10 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): ClusterSpec,
     ("nodes",): NodeSpec,
     ("nodes", "addresses"): Addresses,
+    ("nodes", "pools"): PoolSpec,
+    ("nodes", "pools", "lvm"): LvmPool,
+    ("nodes", "pools", "lvm_thin"): LvmThinPool,
+    ("nodes", "pools", "files"): FilesPool,
     ("hosts",): HostSpec,
     ("hosts", "chap"): ChapSpec,
     ("resources",): ResourceSpec,
@@ -54,9 +63,25 @@ def validate(value: Value) -> tuple[ClusterSpec | None, tuple[Problem, ...]]:
     try:
         return ClusterSpec.model_validate(value), ()
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
-        misspelt = {(*e["loc"][:-1], _meant(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
-        return None, tuple(_problem(e, value) for e in errors if not _follows(e, misspelt, value))
+        return None, problems(error, value)
+
+
+def problems(error: ValidationError, value: Any, base: tuple[str, ...] = ()) -> tuple[Problem, ...]:
+    """What pydantic found in ``value``, which is what a specification has at ``base`` (list indexes left
+    out); the problems' paths begin at ``value``."""
+    errors = error.errors(include_url=False, include_input=False)
+    for step in reversed(base):
+        value = {step: value}
+    for one in errors:
+        one["loc"] = (*base, *one["loc"])
+    misspelt = {(*e["loc"][:-1], _meant(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
+    found = (_problem(e, value) for e in errors if not _follows(e, misspelt, value))
+    return tuple(replace(problem, path=problem.path[len(base) :]) for problem in found)
+
+
+def base(model: type[BaseModel]) -> tuple[str, ...]:
+    """Where a specification has values of a model (list indexes left out)."""
+    return {known: path for path, known in _MODELS.items()}[model]
 
 
 def words(path: Path, value: Value) -> str:
@@ -137,7 +162,8 @@ def _problem(error: ErrorDetails, value: Value) -> Problem:
             path, "out-of-range", f"{shown}must be {phrase} {context[key]}", "choose another number"
         )
     if kind in ("too_short", "string_too_short"):
-        what = "character" if kind == "string_too_short" else "item"
+        text = kind == "string_too_short" or path[-1:] in (("password",), ("mutual_password",))
+        what = "character" if text else "item"
         least = context["min_length"]
         return Problem(
             path, "too-short", f"needs {least} {what}{'s' * (least != 1)} at least", "add what is missing"
@@ -151,8 +177,16 @@ def _problem(error: ErrorDetails, value: Value) -> Problem:
     return Problem(path, "invalid", error["msg"], "correct the value")
 
 
+_PATTERNS = {
+    "serial": "must be 32 hexadecimal digits in lower case",
+    "vg": "must be the name of a volume group: letters, digits and _ . + -, not beginning with -",
+    "thin_pool": "must be the name of a thin pool: letters, digits and _ . + -, not beginning with -",
+    "path": "must be a path that begins with /, of letters, digits and _ . : + @ = , - only",
+}
+
+
 def _patterns(path: Path) -> str:
-    return "must be 32 hexadecimal digits in lower case" if path[-1:] == ("serial",) else ""
+    return _PATTERNS.get(str(path[-1]), "") if path else ""
 
 
 def _unknown_key(path: Path) -> Problem:

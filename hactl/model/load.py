@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hactl.errors import Refused
 from hactl.model import explain, tree
-from hactl.model.check import check
+from hactl.model.check import Problem, check
 from hactl.model.spec import ClusterSpec
+
+TEXT = "<text>"
+"""What a specification that is not in a file is called."""
+
+Judgement = tuple[ClusterSpec | None, tuple[Problem, ...]]
+"""A specification, or none, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,13 @@ class Finding:
 class SpecError(Refused):
     """A specification was refused; ``findings`` has every reason, in the order of the file."""
 
-    def __init__(self, source: str, findings: tuple[Finding, ...]) -> None:
+    def __init__(self, source: str, findings: tuple[Finding, ...], command: str = "check") -> None:
         self.findings = findings
         count = len(findings)
         super().__init__(
             "spec-invalid",
             f"{source} has {count} {'error' if count == 1 else 'errors'}; nothing was changed",
-            "correct the file and run: hactl check " + shlex.quote(source),
+            f"correct the file and run: hactl {command} {shlex.quote(source)}",
         )
 
     def __str__(self) -> str:
@@ -66,16 +73,39 @@ def load(source: Path | str, *, max_replicas: int | None = None) -> ClusterSpec:
     Raises :class:`SpecError` with every finding. A file with secrets that others than its owner can access is
     refused as well.
     """
+    return parse(*contents(source), max_replicas=max_replicas)
+
+
+def contents(source: Path | str) -> tuple[bytes | str, str, int | None]:
+    """What :func:`load` reads: data, its name in findings, and the mode of its file if it is one."""
     if isinstance(source, str) and any(c in source for c in "\n{"):
-        return parse(source, max_replicas=max_replicas)
+        return source, TEXT, None
     data, mode = _read(Path(source))
-    return parse(data, name=str(source), mode=mode, max_replicas=max_replicas)
+    return data, str(source), mode
 
 
 def parse(
-    data: bytes | str, *, name: str = "<text>", mode: int | None = None, max_replicas: int | None = None
+    data: bytes | str, name: str = TEXT, mode: int | None = None, *, max_replicas: int | None = None
 ) -> ClusterSpec:
     """The specification in a text called ``name`` in findings; ``mode`` is its file's, if it has one."""
+
+    def judged(value: tree.Value) -> Judgement:
+        spec, problems = explain.validate(value)
+        return (spec, problems) if spec is None else (spec, check(spec, max_replicas=max_replicas))
+
+    return judge(data, name, mode, judged)
+
+
+def judge(
+    data: bytes | str,
+    name: str,
+    mode: int | None,
+    judged: Callable[[tree.Value], Judgement],
+    *,
+    command: str = "check",
+) -> ClusterSpec:
+    """The specification that ``judged`` makes of a text's value; :class:`SpecError` with what is wrong with
+    it as YAML and with what ``judged`` found. ``command`` of hactl is what to run again then."""
     read = tree.read(data)
     findings = [
         Finding(
@@ -99,9 +129,7 @@ def parse(
     complete = not any(f.code.startswith(("yaml-", "too-large", "not-utf-8")) for f in read.faults)
     spec: ClusterSpec | None = None
     if complete:
-        spec, problems = explain.validate(read.value)
-        if spec is not None:
-            problems = check(spec, max_replicas=max_replicas)
+        spec, problems = judged(read.value)
         for problem in problems:
             place = read.place(problem.path)
             path = explain.words(problem.path, read.value)
@@ -109,7 +137,7 @@ def parse(
                 Finding(name, place.line, place.column, path, problem.code, problem.message, problem.hint)
             )
     if findings or spec is None:
-        raise SpecError(name, tuple(sorted(findings, key=lambda f: (f.line, f.column))))
+        raise SpecError(name, tuple(sorted(findings, key=lambda f: (f.line, f.column))), command)
     return spec
 
 

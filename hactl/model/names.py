@@ -98,6 +98,15 @@ def address(value: object) -> IPv4Address | IPv6Address:
     raise ValueError(f"{_short(value)} is not an IP address; host names are not looked up")
 
 
+def volume_number(value: object) -> object:
+    """The number of a volume from a key's text, in decimal without leading zeros; numbers pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"0|[1-9][0-9]{0,3}", value, re.ASCII):
+        raise ValueError(f"{_short(value)} is not the number of a volume")
+    return int(value)
+
+
 def _short(text: str) -> str:
     """A piece of the input for a message: quoted, control characters escaped, not too long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

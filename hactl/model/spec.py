@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -21,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from hactl.model.names import address, iscsi_name, valid_name
+from hactl.model.names import address, iscsi_name, valid_name, volume_number
 from hactl.model.size import parse_size
 
 ISCSI_PORT = 3260
@@ -42,6 +43,13 @@ InitiatorName = Annotated[str, AfterValidator(iscsi_name)]
 IpAddress = IPv4Address | IPv6Address
 Address = Annotated[IpAddress, PlainValidator(address)]
 """An IP address, written as text."""
+
+
+VolumeNumber = Annotated[int, BeforeValidator(volume_number), Field(ge=0, le=15, strict=True)]
+"""Number of a volume where it is a key, which files and records write as text."""
+
+LunNumber = Annotated[int, Field(ge=0, le=16383, strict=True)]
+"""A LUN: what fits into the flat addressing method (SAM-5 4.7.7.1)."""
 
 
 class Frozen(BaseModel):
@@ -136,7 +144,7 @@ class VolumeSpec(Frozen):
     /dev that exists, or ``pool:NAME`` for one that the node's agent creates, grows and removes in a pool."""
 
     number: int = Field(ge=0, le=15, strict=True)
-    lun: int = Field(ge=0, le=16383, strict=True)
+    lun: LunNumber
     size: int = Field(gt=0, strict=True)
     disks: dict[Name, str] = Field(min_length=1)
     minor: int | None = Field(default=None, ge=0, le=1048575, strict=True)
@@ -172,7 +180,7 @@ class ResourceSpec(Frozen):
     nodes: tuple[Name, ...] = Field(min_length=1)
     volumes: tuple[VolumeSpec, ...] = Field(min_length=1)
     hosts: tuple[Name, ...] = ()
-    exports: dict[Name, dict[int, int]] = Field(default_factory=dict)
+    exports: dict[Name, dict[VolumeNumber, LunNumber]] = Field(default_factory=dict)
     preferred: Name | None = None
     port: int | None = Field(default=None, ge=1024, le=65535, strict=True)
 
@@ -185,6 +193,10 @@ class ResourceSpec(Frozen):
     def replicas(self) -> tuple[str, ...]:
         """The nodes that hold a replica, in the order of ``nodes``."""
         return tuple(n for n in self.nodes if all(n in v.disks for v in self.volumes))
+
+    def volume(self, number: int) -> VolumeSpec:
+        """The volume of that number; :class:`KeyError` if there is none."""
+        return next((v for v in self.volumes if v.number == number), None) or _missing(str(number))
 
     def minor(self, volume: VolumeSpec) -> int:
         """DRBD minor of a volume: the given one, or id * 16 + number."""
@@ -203,6 +215,11 @@ class ClusterSpec(Frozen):
     nodes: tuple[NodeSpec, ...] = Field(min_length=1)
     hosts: tuple[HostSpec, ...] = ()
     resources: tuple[ResourceSpec, ...] = ()
+
+    @property
+    def target_prefix(self) -> str:
+        """What the IQN of a new resource begins with; a colon and the resource's name follow."""
+        return self.iqn_prefix or f"iqn.2026-11.io.hactl.{self.name}"
 
     def node(self, name: str) -> NodeSpec:
         """The node of that name; :class:`KeyError` if there is none."""

@@ -19,11 +19,12 @@ import structlog
 
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, ResourceSpec
-from hactl.replication import config, events2, metadata
+from hactl.replication import config, events2, metadata, proc
 from hactl.replication.errors import refusal
-from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState
+from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState, Role
 from hactl.replication.stream import Lines, stream_lines
 from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
+from hactl.thread import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Drbd:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         role_timeout: float = 20.0,
         timeout: float = 30.0,
+        proc_drbd: Path = Path("/proc/drbd"),
     ) -> None:
         self._runner = runner
         self._config_dir = config_dir
@@ -60,6 +62,7 @@ class Drbd:
         self._sleep = sleep
         self._role_timeout = role_timeout
         self._timeout = timeout
+        self._proc = proc_drbd
         self._version: tuple[int, int, int] | None = None
         self._peer_names: dict[str, str] = {}
 
@@ -117,10 +120,16 @@ class Drbd:
     async def _peers(self) -> dict[str, str]:
         """Peer of each resource of hactl's on DRBD 8.4, which names no peers itself; kept up to date."""
         if await self.version() < (9,):
-            for path in self._config_dir.glob(config.file_name("*")):
-                with contextlib.suppress(OSError):
-                    self._learn_peer(config.resource_of(path.name), path.read_text())
+            for resource, text in await in_thread(self._files):
+                self._learn_peer(resource, text)
         return self._peer_names
+
+    def _files(self) -> list[tuple[str | None, str]]:
+        found = []
+        for path in self._config_dir.glob(config.file_name("*")):
+            with contextlib.suppress(OSError):
+                found.append((config.resource_of(path.name), path.read_text()))
+        return found
 
     def _learn_peer(self, resource: str | None, text: str) -> None:
         # A file by that name which hactl did not write is somebody's mistake, and says nothing of peers.
@@ -133,31 +142,35 @@ class Drbd:
 
     async def configured(self, cluster: ClusterSpec, resource: ResourceSpec) -> bool:
         wanted = config.render(cluster, resource, await self.version())
-        try:
-            return self._path(resource.name).read_text() == wanted
-        except FileNotFoundError:
-            return False
+        return await self._read(resource.name) == wanted
 
     async def write_config(self, cluster: ClusterSpec, resource: ResourceSpec) -> None:
         text = config.render(cluster, resource, await self.version())
-        await asyncio.to_thread(_replace, self._path(resource.name), text)
+        await in_thread(lambda: _replace(self._path(resource.name), text))
         if await self.version() < (9,):
             # For the event stream that runs already, before the resource turns up in it.
             self._learn_peer(resource.name, text)
 
     async def remove_config(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        await in_thread(lambda: self._path(name).unlink(missing_ok=True))
 
     async def placed(self, name: str) -> dict[int, str]:
-        return {v.number: v.disk for v in self._volumes(name) or () if v.disk is not None}
+        return {v.number: v.disk for v in await self._volumes(name) or () if v.disk is not None}
 
-    def _volumes(self, name: str) -> tuple[config.LocalVolume, ...] | None:
+    async def _volumes(self, name: str) -> tuple[config.LocalVolume, ...] | None:
         """This node's part of a resource file; None if there is no file, or the node is not in it."""
-        try:
-            text = self._path(name).read_text()
-        except FileNotFoundError:
-            return None
-        return config.read_nodes(text).get(self._node)
+        text = await self._read(name)
+        return None if text is None else config.read_nodes(text).get(self._node)
+
+    async def _read(self, name: str) -> str | None:
+        # Not in the event loop: a root file system that is slow stops one resource's failover, not all.
+        def read() -> str | None:
+            try:
+                return self._path(name).read_text()
+            except FileNotFoundError:
+                return None
+
+        return await in_thread(read)
 
     def _path(self, name: str) -> Path:
         return self._config_dir / config.file_name(name)
@@ -209,6 +222,22 @@ class Drbd:
         if await self.version() >= (9,):
             argv.append(str(peers))
         await self._run(argv, resource.name)
+
+    async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
+        # Looked at without --force, by which drbdmeta also ignores that somebody else has the disk open.
+        if any(v.minor == minor for s in (await self.observe()).values() for v in s.volumes.values()):
+            raise Refused(
+                "drbd-in-use", f"resource {name}: minor {minor} is configured", "take the resource down first"
+            )
+        if not await self._has_metadata(name, minor, disk):
+            return
+        await self._run(await self._meta(minor, disk, "wipe-md", force=True), name)
+        if await self._has_metadata(name, minor, disk):
+            raise Failed(
+                "drbd-metadata",
+                f"resource {name}: the meta-data of {disk} is not at its end, and was not wiped",
+                f"the disk was enlarged while it was not in use; run 'drbdmeta {minor} … check-resize'",
+            )
 
     async def _check_disk(self, name: str, disk: str, needed: int) -> None:
         argv = ["wipefs", "--no-act", "--noheadings", "--output", "TYPE", disk]
@@ -265,23 +294,37 @@ class Drbd:
         if await self.version() >= (9,):
             await self._role("primary", name, name)
             return
+        minors = await self._minors(name)
+        before = await self._primaries(name) if len(minors) > 1 else set()
         done: list[str] = []
-        for minor in self._minors(name):
+        for minor in minors:
             try:
                 await self._role("primary", minor, name)
             except HactlError:
-                # 8.4 has a role for each volume; a resource that is half primary would belong to nobody.
+                # 8.4 has a role for each volume; a resource that is half primary would belong to nobody. What
+                # was Primary before this call may be in use.
                 for other in done:
                     with contextlib.suppress(HactlError):
                         await self._role("secondary", other, name)
                 raise
-            done.append(minor)
+            if minor not in before:
+                done.append(minor)
+
+    async def _primaries(self, name: str) -> set[str]:
+        """Minors that are Primary here; for DRBD 8.4, whose events tell one role for the whole resource."""
+        try:
+            text = await in_thread(self._proc.read_text)
+        except OSError as error:
+            raise Failed(
+                "drbd-failed", f"resource {name}: cannot read {self._proc}: {error.strerror}", "try again"
+            ) from None
+        return {minor for minor, role in proc.roles(text).items() if role is Role.PRIMARY}
 
     async def secondary(self, name: str) -> None:
         if await self.version() >= (9,):
             await self._role("secondary", name, name)
             return
-        for minor in self._minors(name):
+        for minor in await self._minors(name):
             await self._role("secondary", minor, name)
 
     async def _role(self, role: str, which: str, name: str) -> None:
@@ -289,8 +332,8 @@ class Drbd:
         # failover.
         await self._run(["drbdsetup", role, which], name, timeout=self._role_timeout)
 
-    def _minors(self, name: str) -> list[str]:
-        volumes = self._volumes(name)
+    async def _minors(self, name: str) -> list[str]:
+        volumes = await self._volumes(name)
         if volumes is None:
             raise Refused(
                 "drbd-not-configured",

@@ -94,6 +94,22 @@ class MemoryDrbd:
         disk.metadata = MetaData()
         self.cluster.touch()
 
+    async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
+        replicas = [r for i in self._me.instances.values() for r in i.replicas.values()]
+        found = self.cluster.disk(self.node, disk)
+        if any(r.minor == minor for r in replicas):
+            raise Refused(
+                "drbd-in-use", f"resource {name}: minor {minor} is configured", "take the resource down first"
+            )
+        if any(r.disk is found for r in replicas):
+            raise Refused(
+                "drbd-disk-busy",
+                f"resource {name}: {disk} is in use by something else",
+                "free the disk, or name another one",
+            )
+        found.metadata = None
+        self.cluster.touch()
+
     async def up(self, name: str) -> None:
         file = self._me.files.get(name)
         if file is None:

@@ -355,6 +355,9 @@ class MemoryDrbdCluster:
             instance.quorum = self.version < (9,) or len(self.members(spec)) < 3
         instance.standalone.clear()
         instance.spec = spec
+        for number in instance.replicas.keys() - {v.number for v in spec.volumes}:
+            assert not instance.replicas[number].opens, "a volume that is open cannot be removed"
+            del instance.replicas[number]
         before = set(instance.replicas)
         bad = False
         for volume in (v for v in spec.volumes if v.number not in before):

@@ -56,6 +56,12 @@ class Replication(Protocol):
         system."""
         ...
 
+    async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
+        """Make a disk forget that it was DRBD's, for good, so that it can be used anew; other data stays.
+        Works without a resource file. Refused while the minor is configured, or while anything else has the
+        disk open; no meta-data is no error."""
+        ...
+
     async def up(self, name: str) -> None:
         """Attach and connect; brings a partly configured resource to the state of its file (drbdadm
         adjust)."""

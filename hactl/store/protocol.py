@@ -23,6 +23,19 @@ may still be."""
 LEASE_LOST = "lease-lost"
 """Code of the refusal that says: the lease that a key should be put under has run out."""
 
+TOO_LARGE = "store-too-large"
+"""Code of the refusal that says: the store's members do not take a transaction of that many keys or bytes;
+etcd's own limits are 128 keys (``max-txn-ops``) and 1.5 MiB (``max-request-bytes``)."""
+
+FULL = "store-full"
+"""Code of the refusal that says: the store's quota of disk space is used up; it takes deletions only."""
+
+DENIED = "store-denied"
+"""Code of the refusal that says: a member was reached, but does not let this client do it."""
+
+REJECTED = "store-rejected"
+"""Code of the refusal that says: a member said no for a reason that no other member would see otherwise."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -87,16 +100,19 @@ class Reset:
 class Lease(Protocol):
     """A lease that is kept alive in the background until ``revoke``.
 
-    ``ttl``: seconds. Others see its keys go at the latest ``ttl`` plus one election after
-    the owner's last renewal; the owner considers it lost earlier: ``ttl`` seconds after it *sent* the last
-    renewal that was answered.
+    The owner considers it lost ``ttl`` seconds after it *sent* the last renewal that was answered. Others see
+    its keys go later, never earlier: at most 1 s after that while etcd keeps its leader (it looks every half
+    second). A new leader does not know how much was left and gives every lease its whole ``ttl`` and an
+    election's time again, so each change of leader in between can add ``ttl`` and two elections.
     """
 
     @property
     def id(self) -> int: ...
 
     @property
-    def ttl(self) -> float: ...
+    def ttl(self) -> float:
+        """Seconds, as granted: etcd raises what is shorter than one and a half elections (2 s)."""
+        ...
 
     @property
     def remaining(self) -> float:
@@ -104,11 +120,24 @@ class Lease(Protocol):
         ...
 
     async def lost(self) -> None:
-        """Return once it is lost or revoked."""
+        """Return once it is lost or revoked, or the store was closed."""
         ...
 
     async def revoke(self) -> None:
         """End it; its keys go at once if the store can be reached, else by themselves."""
+        ...
+
+
+class Watch(Protocol):
+    """Changes as they come. Waiting for one may be cancelled and taken up again with nothing lost; the end
+    comes only after ``aclose`` or after the store was closed."""
+
+    def __aiter__(self) -> AsyncIterator[Changes | Reset]: ...
+
+    async def __anext__(self) -> Changes | Reset: ...
+
+    async def aclose(self) -> None:
+        """End it and what it holds; for :func:`contextlib.aclosing`."""
         ...
 
 
@@ -128,16 +157,22 @@ class Store(Protocol):
         ...
 
     async def commit(self, conditions: Iterable[Unchanged], writes: Iterable[Write]) -> int:
-        """Carry out all ``writes`` in one transaction if all ``conditions`` hold; the revision of it.
+        """Carry out all ``writes`` in one transaction if all ``conditions`` hold; the revision of it, or the
+        store's if it changed nothing.
 
-        :class:`hactl.errors.Refused` with :data:`CONFLICT`, :data:`UNREACHABLE` or :data:`LEASE_LOST`:
-        nothing was written. :class:`hactl.errors.Unknown` with :data:`OUTCOME_UNKNOWN`.
+        :class:`hactl.errors.Refused` with :data:`CONFLICT`, :data:`UNREACHABLE`, :data:`LEASE_LOST`,
+        :data:`TOO_LARGE`, :data:`FULL`, :data:`DENIED` or :data:`REJECTED`: nothing was written.
+        :class:`hactl.errors.Unknown` with :data:`OUTCOME_UNKNOWN`. ValueError: two writes of one key.
         """
         ...
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[Changes | Reset]:
+    def watch(self, prefix: str, after: int) -> Watch:
         """Everything that is written under a prefix after revision ``after``, in order, nothing left out,
-        nothing twice; reconnects by itself for as long as it is iterated."""
+        nothing twice; reconnects by itself for as long as it is iterated.
+
+        A :class:`Reset` comes where that cannot be had: compaction, or ``after`` is a revision that the store
+        has not reached (it was restored from a backup).
+        """
         ...
 
     async def lease(self, ttl: int) -> Lease:
@@ -145,5 +180,6 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """End all watches and leases' renewals; leases run out by themselves."""
+        """End all watches and leases' renewals; leases run out by themselves. What is asked afterwards is
+        refused with :data:`UNREACHABLE`."""
         ...

@@ -16,9 +16,11 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from hactl import thread
 from hactl.target import dmsetup
 from hactl.target.device_mapper import DeviceMapper, DmRefusedError, DmTimeoutError
 from hactl.target.dmsetup import Device
@@ -52,6 +54,9 @@ Ioctl = Callable[[int, bytearray], None]
 
 T = TypeVar("T")
 
+_ALL = ""
+"""Takes the place of a name for a call about all devices."""
+
 
 def kernel(control: Path = CONTROL) -> Ioctl:
     """The real thing; the descriptor stays open, and is not inherited."""
@@ -64,17 +69,32 @@ def kernel(control: Path = CONTROL) -> Ioctl:
     return call
 
 
+@dataclass(eq=False)
+class _Call:
+    """One that the kernel has not answered yet. ``late``: whoever asked has given up waiting."""
+
+    what: str
+    answer: asyncio.Future[Any]
+    late: bool = False
+
+
 class DmIoctl:
     """Keeps :class:`DeviceMapper`; ``programs`` is asked for what has to be killable or needs device
-    nodes."""
+    nodes.
+
+    A device has one call at a time. While one hangs, another for the same device raises
+    :class:`DmTimeoutError` at once; other devices do not notice.
+    """
 
     def __init__(self, programs: DeviceMapper, ioctl: Ioctl, *, seconds: float = 10.0) -> None:
         self._programs = programs
         self._ioctl = ioctl
         self._seconds = seconds
+        self._calls: dict[str, _Call] = {}
 
     async def devices(self, names: Iterable[str] = ()) -> dict[str, Device]:
-        return await self._call("status", lambda: self._devices(tuple(names)))
+        wanted = tuple(dict.fromkeys(names))
+        return await self._call("status", wanted or (_ALL,), lambda: self._devices(wanted))
 
     async def create(self, name: str, uuid: str, table: str) -> None:
         await self._programs.create(name, uuid, table)
@@ -83,32 +103,60 @@ class DmIoctl:
         await self._programs.remove(name)
 
     async def load(self, name: str, table: str) -> None:
-        await self._call(f"load {name}", lambda: self._ask(TABLE_LOAD, name, 0, 0, table))
+        await self._call(f"load {name}", (name,), lambda: self._ask(TABLE_LOAD, name, 0, 0, table))
 
     async def clear(self, name: str) -> None:
-        await self._call(f"clear {name}", lambda: self._ask(TABLE_CLEAR, name, 0))
+        await self._call(f"clear {name}", (name,), lambda: self._ask(TABLE_CLEAR, name, 0))
 
     async def suspend(self, name: str, seconds: float, *, waits: bool) -> None:
         if waits:
             await self._programs.suspend(name, seconds, waits=True)
             return
-        await self._call(f"suspend {name}", lambda: self._ask(DEV_SUSPEND, name, SUSPEND | SKIP_LOCKFS))
+        await self._call(
+            f"suspend {name}", (name,), lambda: self._ask(DEV_SUSPEND, name, SUSPEND | SKIP_LOCKFS)
+        )
 
     async def resume(self, name: str, seconds: float, *, waits: bool) -> None:
         if waits:
             await self._programs.resume(name, seconds, waits=True)
             return
-        await self._call(f"resume {name}", lambda: self._ask(DEV_SUSPEND, name, SKIP_LOCKFS, _NO_RULES))
+        await self._call(
+            f"resume {name}", (name,), lambda: self._ask(DEV_SUSPEND, name, SKIP_LOCKFS, _NO_RULES)
+        )
 
-    async def _call(self, what: str, work: Callable[[], T]) -> T:
-        # In a thread, so that a kernel that does not answer stops this resource only.
+    async def _call(self, what: str, names: tuple[str, ...], work: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(self._seconds):
-                return await asyncio.to_thread(work)
+                while before := {self._calls[n] for n in names if n in self._calls}:
+                    self._refuse_late(what, before)
+                    await asyncio.wait([call.answer for call in before])
+                answer = thread.start(work, "device-mapper")
+                self._calls.update(dict.fromkeys(names, _Call(what, answer)))
+                answer.add_done_callback(lambda _: self._over(names, answer))
+                return await asyncio.shield(answer)
         except TimeoutError:
-            raise DmTimeoutError(f"device-mapper: {what}: no answer within {self._seconds:g} s") from None
+            late = {self._calls[n] for n in names if n in self._calls}
+            for waited_for in late:
+                waited_for.late = True
+            raise DmTimeoutError(
+                f"device-mapper: {what}: no answer within {self._seconds:g} s, and it may still take effect"
+            ) from None
         except OSError as error:
             raise DmRefusedError(f"device-mapper: {what}: {error.strerror}") from None
+
+    def _refuse_late(self, what: str, before: Iterable[_Call]) -> None:
+        for call in before:
+            if call.late:
+                raise DmTimeoutError(
+                    f"device-mapper: {what}: not tried, since the kernel has not answered '{call.what}' yet"
+                )
+
+    def _over(self, names: tuple[str, ...], answer: asyncio.Future[T]) -> None:
+        for name in names:
+            self._calls.pop(name, None)
+        # Of a call that was late nobody asks for its error any more, and asyncio would complain.
+        if not answer.cancelled():
+            answer.exception()
 
     def _devices(self, names: tuple[str, ...]) -> dict[str, Device]:
         found = {}

@@ -15,6 +15,7 @@ from hactl.target.tree import (
     DEFAULT_GROUP,
     HBA_BASE,
     HBA_END,
+    HBA_STEP,
     PREFIX,
     Acl,
     Backstore,
@@ -38,10 +39,16 @@ _ACCESS_TYPES = {"None": 0, "Implicit": 1, "Explicit": 2, "Implicit and Explicit
 
 @dataclass(frozen=True)
 class Scope:
-    """One resource's part of the tree."""
+    """One resource's part of the tree. With its ``id``, HBAs that are another resource's by their number are
+    not looked into, except those in ``astray``."""
 
     resource: str
     iqn: str
+    id: int | None = None
+    astray: frozenset[str] = frozenset()
+
+    def looks_into(self, hba: str) -> bool:
+        return self.id is None or not in_range(hba) or hba in self.astray or in_slots(hba, self.id)
 
     def has(self, backstore: str) -> bool:
         return backstore.rpartition(".")[0] == f"{PREFIX}{self.resource}"
@@ -56,6 +63,8 @@ def observe(fs: ConfigFs, scope: Scope | None = None) -> Tree:
     backstores: list[Backstore] = []
     empty, taken = set(), set()
     for hba in hbas(fs):
+        if scope is not None and not scope.looks_into(hba):
+            continue
         devices = devices_of(fs, hba)
         own = [d for d in devices if d.startswith(PREFIX) and plugin_of(hba) in PLUGINS]
         if scope is not None:
@@ -106,6 +115,12 @@ def in_range(hba: str) -> bool:
     """Whether an HBA has a number that hactl gives, of a plugin that hactl uses."""
     found = _HBA.match(hba)
     return found is not None and plugin_of(hba) in PLUGINS and HBA_BASE <= int(found[1]) < HBA_END
+
+
+def in_slots(hba: str, resource_id: int) -> bool:
+    """Whether an HBA is one that the backstores of a resource are put into."""
+    found = _HBA.match(hba)
+    return found is not None and (int(found[1]) - HBA_BASE) % HBA_STEP // 16 == resource_id
 
 
 def target_names(fs: ConfigFs) -> list[str]:

@@ -219,8 +219,9 @@ def _backstore(
 
 
 def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str) -> Target:
-    hosts = [cluster.host(name) for name in resource.hosts]
-    acls = tuple(sorted((acl for h in hosts for acl in _acls(h, resource)), key=lambda a: a.initiator))
+    seen = _seen(resource)
+    hosts = [cluster.host(name) for name in seen]
+    acls = tuple(sorted((acl for h in hosts for acl in _acls(h, seen[h.name])), key=lambda a: a.initiator))
     # With no host at all the kernel's default, CHAP required, is kept. If hosts differ, the group requires
     # CHAP and the ACL of a host without it says otherwise: so an ACL that is only half made lets nobody in.
     authentication = not hosts or any(h.chap for h in hosts)
@@ -247,9 +248,19 @@ def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str) -> Target:
     return Target(resource.iqn, tuple(sorted(tpgs, key=lambda t: t.tag)))
 
 
-def _acls(host: HostSpec, resource: ResourceSpec) -> list[Acl]:
+def _seen(resource: ResourceSpec) -> dict[str, tuple[MappedLun, ...]]:
+    """What each host sees: every volume under its own LUN, or the exported ones under the LUNs given there. A
+    host that nothing is exported to is not in it."""
+    luns = {v.number: v.lun for v in resource.volumes}
+    seen = {name: [MappedLun(lun, lun) for lun in luns.values()] for name in resource.hosts}
+    for name, exported in resource.exports.items():
+        if name not in seen and exported:
+            seen[name] = [MappedLun(lun, luns[number]) for number, lun in exported.items() if number in luns]
+    return {name: tuple(sorted(mapped, key=lambda m: m.number)) for name, mapped in seen.items() if mapped}
+
+
+def _acls(host: HostSpec, luns: tuple[MappedLun, ...]) -> list[Acl]:
     chap = None if host.chap is None else _chap(host, host.chap)
-    luns = tuple(sorted((MappedLun(v.lun, v.lun) for v in resource.volumes), key=lambda m: m.number))
     return [Acl(initiator, chap is not None, chap, luns) for initiator in host.initiators]
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from hactl.errors import Refused
 from hactl.model.spec import Addresses, ClusterSpec, NodeSpec, ResourceSpec, VolumeSpec
+from hactl.replication import proc
 from hactl.replication.drbd import Drbd
 from hactl.replication.memory import MemoryDrbd
 from hactl.replication.memory_cluster import MemoryDrbdCluster
@@ -26,6 +27,7 @@ from hactl.replication.state import ConnectionState, DiskState, Role
 from hactl.runner import SubprocessRunner
 
 NAME = "hactl-contract"
+PROC_DRBD = Path("/proc/drbd")
 PEER = "elsewhere"
 
 
@@ -183,6 +185,37 @@ async def test_meta_data_is_made_once(rig: Rig) -> None:
     assert await rig.drbd.has_metadata(rig.resource, 0), "also while it is attached"
 
 
+async def test_meta_data_is_wiped_when_it_is_not_in_use(rig: Rig) -> None:
+    minor = rig.resource.minor(rig.resource.volumes[0])
+    (disk,) = (d for n, d in rig.resource.volumes[0].disks.items() if n != PEER)
+    await rig.drbd.wipe_metadata(NAME, minor, disk)
+    await bring_up(rig)
+    for number, code in ((minor, "drbd-in-use"), (minor + 1, "drbd-disk-busy")):
+        with pytest.raises(Refused) as caught:
+            await rig.drbd.wipe_metadata(NAME, number, disk)
+        assert caught.value.code == code
+    assert await rig.drbd.has_metadata(rig.resource, 0)
+    await rig.drbd.down(NAME)
+    await rig.drbd.remove_config(NAME)
+    await eventually_free(rig, minor, disk)
+    assert not await rig.drbd.has_metadata(rig.resource, 0)
+    await rig.drbd.wipe_metadata(NAME, minor, disk)
+    await bring_up(rig)
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.INCONSISTENT, "used anew"
+
+
+async def eventually_free(rig: Rig, minor: int, disk: str) -> None:
+    """Wipe the meta-data as soon as the kernel lets go of the disk, a moment after it said "down"."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await rig.drbd.wipe_metadata(NAME, minor, disk)
+            except Refused as error:
+                if error.code != "drbd-disk-busy":
+                    raise
+            await asyncio.sleep(0.05)  # nothing tells
+
+
 async def test_a_disk_with_a_signature_is_not_touched(rig: Rig) -> None:
     await rig.mark_disk()
     with pytest.raises(Refused) as caught:
@@ -235,11 +268,18 @@ async def test_the_first_copy_is_not_skipped_without_the_peer(rig: Rig) -> None:
     assert caught.value.code == "drbd-not-new"
 
 
+def proc_roles() -> dict[str, Role]:
+    return proc.roles(PROC_DRBD.read_text())
+
+
 async def test_roles(rig: Rig) -> None:
     await bring_up(rig)
     await rig.force_primary()
     assert (await rig.drbd.observe())[NAME].role is Role.PRIMARY
     assert (await rig.drbd.observe())[NAME].up_to_date
+    if isinstance(rig, RealRig) and await rig.drbd.version() < (9,):
+        minor = rig.resource.minor(rig.resource.volumes[0])
+        assert proc_roles() == {str(minor): Role.PRIMARY}
     with rig.opened():
         for change in (rig.drbd.secondary, rig.drbd.down):
             with pytest.raises(Refused) as caught:

@@ -13,7 +13,15 @@ from lab import product, story
 from lab.api import Lab
 
 EVIDENCE = Path(os.environ.get("HACTL_LAB_EVIDENCE", "out/evidence"))
-ORDER = ("test_lab", "test_bad_input", "test_contracts", "test_access", "test_story", "test_take_over")
+ORDER = (
+    "test_lab",
+    "test_contracts",
+    "test_commands",
+    "test_bad_input",
+    "test_access",
+    "test_story",
+    "test_take_over",
+)
 """One boot serves all files; each begins with what the one before it left."""
 
 
@@ -63,7 +71,8 @@ def healed(lab: Lab) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster(lab: Lab) -> Lab:
     """The lab with r0 replicated, exported from n1 and n2, and active (at first on n1)."""
-    story.start_agents(lab, story.specification(lab))
+    story.make_cluster(lab)
+    story.apply(lab, story.specification(lab))
     story.wait_until_ready(lab)
     if not any(r["active_node"] for r in story.status(lab["n1"])["resources"]):
         lab["n1"].succeed("hactl promote r0")

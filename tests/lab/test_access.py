@@ -23,18 +23,20 @@ def portal(cluster: Lab) -> Iterator[str]:
     """n1's IPv4 portal, with a second host that has to prove itself and wants proof."""
     plain = story.specification(cluster)
     text = plain.replace("resources:\n", f"{HOSTS}resources:\n").replace("hosts: [c1]", "hosts: [c1, secure]")
-    story.start_agents(cluster, text)
+    story.apply(cluster, text)
     story.wait_until_settled(cluster)
     client = cluster["c1"]
     client.write("/etc/iscsi/initiatorname.iscsi", f"InitiatorName={story.INITIATOR}\n", 0o600)
     client.succeed("systemctl start iscsid.service")
+    # Whoever was attached before: here sessions are made and ended one by one.
+    client.execute("multipath -F; iscsiadm -m node --logoutall=all")
     client.succeed("iscsiadm -m iface -I secure -o new")
     client.succeed(f"iscsiadm -m iface -I secure -o update -n iface.initiatorname -v {SECURE}")
     address = story.portals(cluster, "n1")[0]
     yield address
     client.execute(f"iscsiadm -m node -I secure -p {address} --logout; iscsiadm -m node -I secure -o delete")
     client.execute("iscsiadm -m iface -I secure -o delete")
-    story.start_agents(cluster, plain)
+    story.apply(cluster, plain)
     story.wait_until_settled(cluster)
 
 

@@ -13,7 +13,7 @@ PYTEST = "cd /opt/hactl/src && HACTL_REAL=1 HACTL_SCRATCH={} /opt/hactl/venv/bin
 def test_contracts_hold_on_the_real_kernel(lab: Lab) -> None:
     node = lab["n3"]
     node.succeed("systemctl stop hactl-agent; modprobe -a drbd dm_mod target_core_mod iscsi_target_mod loop")
-    command = PYTEST.format(story.DISK) + " -p no:cacheprovider -q -rs tests/contract"
+    command = PYTEST.format(f"$(readlink -f {story.DISK})") + " -p no:cacheprovider -q -rs tests/contract"
     out = node.succeed(f"{command} 2>&1", timeout=600)
     print(out)
     found = re.search(r"(\d+) passed", out)

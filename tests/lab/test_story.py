@@ -236,7 +236,7 @@ def test_foreign_targets_are_left_alone(cluster: Lab) -> None:
 
 def test_a_grown_volume_is_seen_by_the_client_under_load(cluster: Lab, device: str, load: story.Load) -> None:
     client = cluster["c1"]
-    story.start_agents(cluster, story.specification(cluster, size="640M"))
+    cluster["n3"].succeed("hactl volume resize r0 0 640M")
     story.wait_until_settled(cluster)
     client.succeed("iscsiadm -m session --rescan")
     client.wait_until_succeeds(f"multipathd resize map {device.removeprefix('/dev/mapper/')} | grep ok")

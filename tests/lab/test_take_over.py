@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab import product, story
+from lab import story
 from lab.api import Lab
 
 
@@ -19,8 +19,6 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     report = load.stop()
     assert report.error == 0
     cluster[lost].start()
-    product.install(cluster)
-    story.start_agents(cluster, cluster[heir].read("/etc/hactl/cluster.yaml").decode())
     # What was written meanwhile reaches it, and it does not take back the role it had.
     cluster[heir].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
     story.wait_until_settled(cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from hactl.agents.kit import Kit, Timings
 from hactl.agents.memory_peers import Killed, MemoryNetwork
 from hactl.alua.groups import observe_states
 from hactl.alua.states import AccessState
+from hactl.backing.memory import MemoryBacking
 from hactl.errors import HactlError
+from hactl.model.desired import Desired, Leftover
 from hactl.model.spec import ClusterSpec
 from hactl.replication.memory import MemoryDrbd, MemoryDrbdCluster
 from hactl.replication.memory_blockdev import MemoryDrbdDevices
@@ -130,6 +133,7 @@ class Machine:
     clock: MemoryClock
     fs: MemoryConfigFs
     disks: MemoryDrbdDevices
+    backing: MemoryBacking
 
 
 @dataclass
@@ -147,10 +151,13 @@ class World:
         self.steps: list[tuple[str, str, str]] = []
         self.kill: Callable[[str, str], bool] = lambda node, step: False
         self.wrap: Callable[[str, Kit], Kit] = lambda node, kit: kit
+        self.leftovers: tuple[Leftover, ...] = ()
+        self.seconds: float | None = None
+        """What the agents' waits are counted by, once a test sets it."""
         for node in NODES:
             drbd = FaultyDrbd(self.drbd, node)
             fs = MemoryConfigFs()
-            exports = LioExports(fs, self.spec, node)
+            exports = LioExports(fs, node)
             self.machines[node] = Machine(
                 drbd,
                 FaultyGates(drbd),
@@ -159,6 +166,7 @@ class World:
                 MemoryClock(),
                 fs,
                 MemoryDrbdDevices(self.drbd, node),
+                MemoryBacking({"fast": 1 << 40, "files": 1 << 40}, drbd=self.drbd, node=node),
             )
 
     async def start(self, node: str) -> Agent:
@@ -172,6 +180,7 @@ class World:
             self.network.peers(node),
             machine.clock,
             machine.disks,
+            machine.backing,
         )
 
         def after_step(resource: str, step: str) -> None:
@@ -181,16 +190,28 @@ class World:
                 self.network.services.pop(node, None)
                 raise Killed(f"{node} after {step}")
 
-        agent = Agent(self.spec, node, self.wrap(node, kit), timings=self.timings, after_step=after_step)
+        agent = Agent(
+            self.desired(),
+            node,
+            self.wrap(node, kit),
+            timings=self.timings,
+            after_step=after_step,
+            seconds=lambda: self.seconds if self.seconds is not None else time.monotonic(),
+        )
         await agent.start()
         self.agents[node] = agent
         self.network.services[node] = agent
         return agent
 
-    def restart_with(self, node: str, spec: ClusterSpec) -> None:
-        """What a new specification changes on a machine before its agent is started again."""
-        machine = self.machines[node]
-        machine.exports = LioExports(machine.fs, spec, node)
+    def desired(self) -> Desired:
+        """What shall be now."""
+        return Desired(self.spec, self.leftovers)
+
+    def update(self, spec: ClusterSpec, leftovers: tuple[Leftover, ...] = ()) -> None:
+        """From now on it shall be like this; every living agent is told."""
+        self.spec, self.leftovers = spec, leftovers
+        for node in self.network.services:
+            self.agents[node].update(self.desired())
 
     async def up(self) -> World:
         for node in NODES:
@@ -204,6 +225,15 @@ class World:
             for node in NODES:
                 if node in self.network.services:
                     await self.agents[node].reconcile()
+                    await self.agents[node].settled()
+
+    async def attend(self, passes: int = 8) -> None:
+        """Let every living agent do what is due, and not more, again and again; time goes on."""
+        for _ in range(passes):
+            self.seconds = (self.seconds or 0.0) + 1.0
+            for node in NODES:
+                if node in self.network.services:
+                    await self.agents[node].attend()
                     await self.agents[node].settled()
 
     async def restart_dead(self) -> None:
@@ -251,7 +281,7 @@ class World:
             found[node] = (
                 await machine.drbd.observe(),
                 await machine.gates.observe(),
-                await machine.exports.states(R0),
+                await machine.exports.states(self.spec, self.spec.resource(R0)),
                 machine.journal.read(),
             )
         return found

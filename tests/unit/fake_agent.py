@@ -29,6 +29,8 @@ class FakeAgent:
         self.trouble = ""
         self.schema = 1
         self.orders: list[str] = []
+        self.late: list[str] = []
+        """Resources that come up one by one, with each look at the cluster."""
         self.ended = asyncio.Event()
         """Lets go of what hangs, at the end."""
 
@@ -36,6 +38,7 @@ class FakeAgent:
         app = web.Application(middlewares=[self._misbehave])
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/plan", self._plan)
+        app.router.add_get("/v1/cluster", self._cluster)
         app.router.add_post("/v1/resources/{name}/{order}", self._order)
         return app
 
@@ -44,8 +47,50 @@ class FakeAgent:
             "schema": self.schema,
             "node": "n1",
             "version": "0.1.0",
+            "generation": 4,
+            "reason": None,
             "resources": [self._resource(name, k) for k, name in enumerate(self.roles)],
             "peers": [{"node": "n2", "reachable": self.peer_reachable}],
+            "leaving": [],
+            "leftovers": [],
+        }
+
+    def cluster(self) -> dict[str, Any]:
+        """What each node says: n2 the same as n1, from its own side."""
+        other = self.status() | {"node": "n2"}
+        for resource in other["resources"]:
+            name = resource["name"]
+            resource["role"] = "active" if self.active[name] == "n2" else "standby"
+            resource["volumes"][0]["gate"] = "open" if self.active[name] == "n2" else "closed"
+            resource["connections"][0]["peer"] = "n1"
+        return {
+            "schema": self.schema,
+            "node": "n1",
+            "cluster": "lab",
+            "generation": 4,
+            "nodes": [
+                {"node": "n1", "reachable": True, "status": self.status(), "error": None},
+                {
+                    "node": "n2",
+                    "reachable": self.peer_reachable,
+                    "status": other if self.peer_reachable else None,
+                    "error": None
+                    if self.peer_reachable
+                    else {"code": "peer-timeout", "message": "", "hint": ""},
+                },
+            ],
+            "resources": [
+                {
+                    "name": name,
+                    "iqn": f"iqn.2026-01.com.example:{name}",
+                    "nodes": ["n1", "n2"],
+                    "replicas": ["n1", "n2"],
+                    "preferred": None,
+                    "active": [n for n in ("n1", "n2") if n == self.active[name]],
+                }
+                for name in self.roles
+            ],
+            "leftovers": [],
         }
 
     def _resource(self, name: str, k: int) -> dict[str, Any]:
@@ -68,7 +113,7 @@ class FakeAgent:
                     "lun": 0,
                     "size": 10 << 30,
                     "minor": 16 * (k + 1),
-                    "gate": "open" if active else None,
+                    "gate": "open" if active else "closed",
                     "disk": "UpToDate" if self.up_to_date else "Inconsistent",
                     "alua": {"n1": "active/optimized" if active else "standby", "n2": "standby"},
                 }
@@ -93,6 +138,13 @@ class FakeAgent:
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self.status())
 
+    async def _cluster(self, _: web.Request) -> web.Response:
+        answer = self.cluster()
+        if self.late:
+            self.roles[self.late[0]] = "standby"
+            self.active[self.late.pop(0)] = None
+        return web.json_response(answer)
+
     async def _plan(self, _: web.Request) -> web.Response:
         step = {"action": "DrbdPrimary", "description": "make r0 primary", "reason": "ordered active"}
         steps = [] if self.roles["r0"] == "standby" else [step]
@@ -114,9 +166,11 @@ class FakeAgent:
             return _error(500, "device-busy", f"{name} stays primary: {self.reason}", "see: fuser")
         if order == "switchover" and not self.peer_reachable:
             return _error(504, "peer-timeout", "n2 did not answer", "see: hactl status")
-        self.orders.append(f"{order} {name}")
-        self.roles[name] = {"promote": "active", "demote": "demoted", "switchover": "standby"}[order]
-        self.active[name] = {"promote": "n1", "demote": None, "switchover": "n2"}[order]
+        node = request.query.get("node", "n1")
+        self.orders.append(f"{order} {name}" + (f" on {node}" if node != "n1" else ""))
+        if node == "n1":
+            self.roles[name] = {"promote": "active", "demote": "demoted", "switchover": "standby"}[order]
+        self.active[name] = {"promote": node, "demote": None, "switchover": "n2"}[order]
         return web.json_response({"done": order, "seconds": 0.25})
 
 

@@ -28,7 +28,7 @@ def resource(
         iqn="iqn.2025-01.org.example:r0",
         nodes=nodes,
         volumes=tuple(
-            VolumeSpec(number=n, lun=n, size=8 << 20, disks=dict.fromkeys(replicas, f"/dev/vd{'bc'[n]}"))
+            VolumeSpec(number=n, lun=n, size=8 << 20, disks=dict.fromkeys(replicas, f"/dev/vd{'bcd'[n]}"))
             for n in range(volumes)
         ),
     )

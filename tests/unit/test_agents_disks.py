@@ -125,7 +125,6 @@ async def test_bad_disk_of_a_new_volume_leaves_the_old_one_served() -> None:
     world.drbd.disk("n1", "/dev/vd1").signature = "ext4"
     world.spec = cluster(2)
     for node in NODES:
-        world.restart_with(node, world.spec)
         await world.start(node)
     await world.converge(3)
     assert world.open_at() == ["n1"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from aiohttp import web
 from hactl.agents import main, peer, serve
 from hactl.agents.notify import notify
 from hactl.errors import Refused, Unknown
-from hactl.model.spec import ClusterSpec
+from hactl.model.desired import Desired
+from hactl.model.spec import ClusterSpec, NodeSpec
 from tests.unit.agents_world import NODES, R0, World, cluster, refused
 
 Ask = Callable[..., Any]
@@ -107,6 +109,72 @@ async def test_orders_and_their_errors(ask: Ask, world: World) -> None:
     assert world.open_at() == ["n2"]
 
 
+async def test_the_whole_cluster_as_far_as_it_is_reached(ask: Ask, world: World) -> None:
+    await ask("POST", f"/v1/resources/{R0}/promote")
+    world.network.services.pop("n3")
+    status, document = await ask("GET", "/v1/cluster")
+    assert status == 200
+    assert {k: document[k] for k in ("schema", "node", "cluster", "generation")} == {
+        "schema": 1,
+        "node": "n1",
+        "cluster": "c",
+        "generation": 0,
+    }
+    n1, n2, n3 = document["nodes"]
+    assert (n1["node"], n1["reachable"], n1["error"]) == ("n1", True, None)
+    assert n1["status"]["resources"][0]["role"] == "active"
+    assert n2["status"]["node"] == "n2"
+    assert (n3["reachable"], n3["status"], n3["error"]["code"]) == (False, None, "peer-unreachable")
+    (resource,) = document["resources"]
+    assert resource["active"] == ["n1"]
+    assert resource["replicas"] == ["n1", "n2"]
+    assert "password" not in json.dumps(document)
+
+
+async def test_orders_for_other_nodes(ask: Ask, world: World) -> None:
+    status, body = await ask("POST", f"/v1/resources/{R0}/promote?node=n2")
+    assert (status, body["done"]) == (200, "promote")
+    assert world.open_at() == ["n2"]
+    status, body = await ask("POST", f"/v1/resources/{R0}/demote?node=n2")
+    assert status == 200
+    assert world.open_at() == []
+    status, body = await ask("POST", f"/v1/resources/{R0}/promote?node=n1")
+    assert status == 200
+    assert world.open_at() == ["n1"]
+    world.network.services.pop("n2")
+    status, body = await ask("POST", f"/v1/resources/{R0}/promote?node=n2")
+    assert (status, body["error"]["code"]) == (409, "peer-unreachable")
+    status, body = await ask("POST", f"/v1/resources/{R0}/promote?node=n9")
+    assert (status, body["error"]["code"]) == (409, "unknown-node")
+
+
+async def test_an_error_in_hactl_is_logged_and_leaves_the_outcome_unknown(
+    ask: Ask, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(resource: str) -> None:
+        raise ZeroDivisionError("by zero")
+
+    world.agents["n1"].promote = broken  # type: ignore[method-assign]  # a bug
+    status, body = await ask("POST", f"/v1/resources/{R0}/promote")
+    assert status == 504
+    assert body["error"]["code"] == "internal-error"
+    assert "ZeroDivisionError: by zero" in body["error"]["message"]
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+async def test_what_keeps_the_agent_from_its_work_is_in_its_status(ask: Ask, world: World) -> None:
+    class Reporter:
+        problem: str | None = "the store cannot be read"
+
+    reporter = Reporter()
+    world.agents["n1"].reporters.append(reporter)
+    _, document = await ask("GET", "/v1/status")
+    assert document["reason"] == "the store cannot be read"
+    reporter.problem = None
+    _, document = await ask("GET", "/v1/status")
+    assert (document["reason"], document["leaving"], document["leftovers"]) == (None, [], [])
+
+
 async def test_plan_tells_what_would_be_done(ask: Ask, world: World) -> None:
     assert await ask("GET", "/v1/plan") == (
         200,
@@ -183,20 +251,27 @@ def local(spec: ClusterSpec) -> ClusterSpec:
     return spec.model_copy(update={"nodes": nodes})
 
 
+def peers_of(world: World, shown: peer.Certificates, port: int) -> peer.HttpsPeers:
+    """Who asks, showing these certificates, with every node on this machine."""
+    peers = peer.HttpsPeers(shown.client(), port)
+    peers.follow(local(world.spec))
+    return peers
+
+
 @pytest.fixture
 async def port(world: World, tls: Path) -> AsyncIterator[int]:
     """n2's agent on a real TLS port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
-    app = peer.app(world.agents["n2"], world.spec, "n2")
+    app = peer.app(world.agents["n2"], lambda: world.agents["n2"].views.keys())
     runner = await peer.listen(app, IPv4Address("127.0.0.1"), certificates(tls, "n2").server(), number)
     yield number
     await runner.cleanup()
 
 
 async def test_agents_talk_over_tls(world: World, tls: Path, port: int) -> None:
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, "n1").client(), port)
+    peers = peers_of(world, certificates(tls, "n1"), port)
     assert (await peers.status("n2")) == await world.agents["n2"].on_status("n1")
     assert await peers.ready("n2", R0, "id-9") == ()
     assert await peers.abort("n2", R0, "id-0") is False
@@ -207,12 +282,19 @@ async def test_agents_talk_over_tls(world: World, tls: Path, port: int) -> None:
     await peers.promote("n2", R0, "id-1")
     assert await peers.abort("n2", R0, "id-1") is True
     await peers.announce("n2", R0, "n2")
+    assert set(await peers.status("n2", {R0})) == {R0}
+    assert await peers.status("n2", {"r9"}) == {}
+    document = await peers.document("n2")
+    assert (document["node"], document["resources"][0]["role"]) == ("n2", "active")
+    await peers.order("n2", R0, "demote")
+    assert world.open_at() == []
+    assert (await refused(peers.order("n2", R0, "dance"))).code == "bad-request"
     assert (await refused(peers.ready("n2", "r9", "id-9"))).code == "unknown-resource"
     await peers.close()
 
 
 async def test_a_certificate_of_another_node_is_not_taken_for_it(world: World, tls: Path, port: int) -> None:
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, "n1").client(), port)
+    peers = peers_of(world, certificates(tls, "n1"), port)
     # The port answers as n2; whoever asks for n3 must not believe it.
     assert (await refused(peers.status("n3"))).code == "peer-unreachable"
     await peers.close()
@@ -220,7 +302,7 @@ async def test_a_certificate_of_another_node_is_not_taken_for_it(world: World, t
 
 @pytest.mark.parametrize("name", ["stranger", "n2"])
 async def test_only_other_nodes_are_let_in(world: World, tls: Path, port: int, name: str) -> None:
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, name).client(), port)
+    peers = peers_of(world, certificates(tls, name), port)
     before = await world.seen()
     assert (await refused(peers.promote("n2", R0, "id-1"))).code == "not-a-node"
     assert await world.seen() == before
@@ -228,11 +310,84 @@ async def test_only_other_nodes_are_let_in(world: World, tls: Path, port: int, n
 
 
 async def test_another_ca_is_not_let_in(world: World, tls: Path, port: int) -> None:
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, "impostor").client(), port)
+    peers = peers_of(world, certificates(tls, "impostor"), port)
     error = await refused(peers.promote("n2", R0, "id-1"))
     assert error.code in {"peer-lost", "peer-unreachable"}
     assert world.open_at() == []
     await peers.close()
+
+
+async def test_peers_follow_the_cluster(world: World, tls: Path, port: int) -> None:
+    peers = peers_of(world, certificates(tls, "n1"), port)
+    assert await peers.ready("n2", R0, "id") == ()
+    nodes = world.spec.nodes
+    peers.follow(local(world.spec).model_copy(update={"nodes": nodes[:1]}))
+    error = await refused(peers.ready("n2", R0, "id"))
+    assert (type(error), error.code) == (Refused, "peer-unreachable")
+    peers.follow(local(world.spec))
+    # n1 is no node any more, and n2's agent has heard of it.
+    agent = world.agents["n2"]
+    r0 = world.spec.resource(R0).model_copy(update={"nodes": ("n2", "n3")})
+    agent.update(Desired(world.spec.model_copy(update={"nodes": nodes[1:], "resources": (r0,)})))
+    assert (await refused(peers.ready("n2", R0, "id"))).code == "not-a-node"
+    await peers.close()
+
+
+async def test_an_order_goes_on_when_nobody_waits_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    may, done = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await may.wait()
+        done.set()
+        raise ZeroDivisionError("by zero")
+
+    waiting = asyncio.create_task(peer._to_its_end(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not done.is_set()
+    may.set()
+    await done.wait()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert "by zero" in capsys.readouterr().out
+
+
+async def test_the_port_for_other_agents_follows_the_nodes_address(world: World, tls: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    agent = world.agents["n2"]
+    agent.update(Desired(local(world.spec)))
+    listener = main.Listener(agent, certificates(tls, "n2").server(), port)
+    await listener.follow()
+    peers = peers_of(world, certificates(tls, "n1"), port)
+    assert await peers.status("n2", {R0})
+
+    def moved(address: str) -> ClusterSpec:
+        def one(n: NodeSpec) -> NodeSpec:
+            own = IPv4Address(address if n.name == "n2" else "127.0.0.1")
+            return n.model_copy(update={"addresses": n.addresses.model_copy(update={"cluster": own})})
+
+        return world.spec.model_copy(update={"nodes": tuple(map(one, world.spec.nodes))})
+
+    agent.update(Desired(moved("127.0.0.2")))
+    await listener.follow()
+    await peers.close()
+    assert (await refused(peers.status("n2", {R0}))).code == "peer-unreachable"
+    peers.follow(moved("127.0.0.2"))
+    assert await peers.status("n2", {R0})
+    agent.update(Desired(moved("192.0.2.99")))
+    await listener.follow()
+    assert "cannot listen on 192.0.2.99" in agent.reasons()[0]
+    agent.update(Desired(moved("127.0.0.2")))
+    await listener.follow()
+    assert agent.reasons() == ()
+    assert await peers.status("n2", {R0})
+    await peers.close()
+    await listener.close()
 
 
 async def test_nobody_there_is_certain_but_a_hang_up_is_not(world: World, tls: Path) -> None:
@@ -242,7 +397,7 @@ async def test_nobody_there_is_certain_but_a_hang_up_is_not(world: World, tls: P
 
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=certificates(tls, "n2").server())
     port = server.sockets[0].getsockname()[1]
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, "n1").client(), port)
+    peers = peers_of(world, certificates(tls, "n1"), port)
     error = await refused(peers.promote("n2", R0, "id-1"))
     assert (type(error), error.code) == (Unknown, "peer-lost")
     server.close()
@@ -262,7 +417,7 @@ async def test_strange_answers_leave_the_outcome_unknown(world: World, tls: Path
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     runner = await peer.listen(app, IPv4Address("127.0.0.1"), certificates(tls, "n2").server(), port)
-    peers = peer.HttpsPeers(local(world.spec), certificates(tls, "n1").client(), port)
+    peers = peers_of(world, certificates(tls, "n1"), port)
     assert isinstance(await refused(peers.promote("n2", R0, "id")), Unknown)
     await peers.close()
     await runner.cleanup()
@@ -300,6 +455,44 @@ async def test_the_loop_ends_when_told_and_leaves_everything_as_it_is() -> None:
     async with asyncio.timeout(5):
         await running
     assert await world.seen() == before
+
+
+async def test_the_loop_follows_what_shall_be() -> None:
+    world = await World(cluster()).up()
+    agent = world.agents["n1"]
+    told: asyncio.Queue[Desired] = asyncio.Queue()
+
+    async def states() -> AsyncGenerator[Desired, None]:
+        while True:
+            yield await told.get()
+
+    made = asyncio.Event()
+
+    def note(node: str, step: str) -> bool:
+        if world.machines["n1"].fs.exists("iscsi/iqn.2024-01.example:r1/tpgt_1/np/203.0.113.1:3260"):
+            made.set()
+        return False
+
+    world.kill = note
+    followed = asyncio.Event()
+
+    async def follow() -> None:
+        followed.set()
+
+    stop = asyncio.Event()
+    running = asyncio.create_task(main.keep(agent, stop, states(), follow))
+    (r0,) = world.spec.resources
+    r1 = r0.model_copy(update={"name": "r1", "id": 2, "iqn": "iqn.2024-01.example:r1"})
+    disks = dict.fromkeys(("n1", "n2"), "/dev/vd9")
+    r1 = r1.model_copy(update={"volumes": (r0.volumes[0].model_copy(update={"disks": disks}),)})
+    told.put_nowait(Desired(world.spec.model_copy(update={"resources": (r0, r1)}), generation=7))
+    async with asyncio.timeout(10):
+        await made.wait()
+        await followed.wait()
+    assert agent.desired.generation == 7
+    stop.set()
+    async with asyncio.timeout(5):
+        await running
 
 
 async def test_the_loop_wakes_by_itself_when_drbd_changes() -> None:

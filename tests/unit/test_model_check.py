@@ -95,6 +95,13 @@ def test_the_valid_specification_has_no_problem() -> None:
 
 N2, H1, R2 = ("nodes", 1), ("hosts", 0), ("resources", 1)
 V = (*R2, "volumes", 1)
+SSD = {"name": "ssd", "lvm": {"vg": "vg"}}
+
+
+def files(path: str) -> dict[str, Any]:
+    return {"name": "trial", "files": {"path": path}}
+
+
 CASES = [
     (put(*N2, "name", to="n1"), "node-name-duplicate", (*N2, "name")),
     (put(*N2, "id", to=1), "node-id-duplicate", (*N2, "id")),
@@ -156,6 +163,20 @@ CASES = [
     (put(*V, "disks", "n1", to='/dev/sdb"; }'), "disk-path", (*V, "disks", "n1")),
     (put(*V, "disks", "n1", to="/dev/drbd5"), "disk-path", (*V, "disks", "n1")),
     (put(*V, "disks", "n1", to="/dev/mapper/hactl.r1.0"), "disk-path", (*V, "disks", "n1")),
+    (put(*V, "disks", "n1", to="/dev/hactl/r1.0"), "disk-path", (*V, "disks", "n1")),
+    (put(*V, "disks", "n1", to="pool:ssd"), "pool-unknown", (*V, "disks", "n1")),
+    (put(*V, "disks", "n1", to="pool:"), "pool-unknown", (*V, "disks", "n1")),
+    (put(*N2, "pools", to=[SSD, SSD]), "pool-name-duplicate", (*N2, "pools", 1, "name")),
+    (put(*N2, "pools", to=[files("/srv/../x")]), "pool-path", (*N2, "pools", 0, "files", "path")),
+    (put(*N2, "pools", to=[files("/dev/shm")]), "pool-path", (*N2, "pools", 0, "files", "path")),
+    (put(*N2, "pools", to=[files("/")]), "pool-path", (*N2, "pools", 0, "files", "path")),
+    (put(*R2, "preferred", to="n3"), "preferred-not-replica", (*R2, "preferred")),
+    (put(*R2, "preferred", to="n9"), "preferred-not-replica", (*R2, "preferred")),
+    (put(*R2, "exports", to={"h9": {"0": 0}}), "host-unknown", (*R2, "exports", "h9")),
+    (put(*R2, "exports", to={"h1": {"0": 0}}), "host-exported-twice", (*R2, "exports", "h1")),
+    (put(*R2, "exports", to={"h1": {}}), "export-empty", (*R2, "exports", "h1")),
+    (put(*R2, "exports", to={"h1": {"7": 0}}), "volume-unknown", (*R2, "exports", "h1", "7")),
+    (put(*R2, "exports", to={"h1": {"0": 3, "1": 3}}), "lun-duplicate", (*R2, "exports", "h1", "1")),
 ]
 
 
@@ -224,3 +245,26 @@ def test_no_message_shows_a_secret() -> None:
     )
     assert {"chap-secret-length", "chap-null", "chap-mutual-same"} <= {p.code for p in found}
     assert not any("much-too-long" in p.message + p.hint for p in found)
+
+
+def test_disks_in_pools_and_exports_of_chosen_volumes_are_good() -> None:
+    def pooled(spec: dict[str, Any]) -> None:
+        for node in spec["nodes"]:
+            node["pools"] = [SSD, files("/srv/hactl")]
+            node["failure_domain"] = "rack-1"
+        for volume in spec["resources"][1]["volumes"]:
+            volume["disks"] = {"n1": "pool:ssd", "n2": "pool:trial"}
+        spec["resources"][1] |= {"hosts": [], "exports": {"h1": {"1": 0}, "h2": {"0": 9}}, "preferred": "n2"}
+
+    assert problems(pooled) == ()
+
+
+def test_a_disk_in_a_pool_is_not_used_by_its_path_as_well() -> None:
+    def both(spec: dict[str, Any]) -> None:
+        spec["nodes"][0]["pools"] = [SSD]
+        spec["resources"][1]["volumes"][0]["disks"]["n1"] = "pool:ssd"
+        spec["resources"][0]["volumes"][0]["disks"]["n1"] = "/dev/vg/hactl.r2.0"
+
+    assert [(p.code, p.path) for p in problems(both)] == [
+        ("disk-duplicate", ("resources", 1, "volumes", 0, "disks", "n1"))
+    ]

@@ -24,16 +24,19 @@ V9 = (9, 2, 16)
 
 
 class FakeUtils:
-    """drbd-utils of one node with one disk. Keeps roles by minor (8.4) or resource (9)."""
+    """drbd-utils of one node with one disk. Keeps roles by minor (8.4) or resource (9); ``proc`` is the file
+    that tells them on 8.4."""
 
-    def __init__(self, version: tuple[int, int, int]) -> None:
+    def __init__(self, version: tuple[int, int, int], proc: Path | None = None) -> None:
         self.version = version
+        self.proc = proc
         self.version_text = ""
         self.argvs: list[tuple[str, ...]] = []
         self.primary: set[str] = set()
         self.refusals: dict[tuple[str, ...], tuple[int, str]] = {}
         self.hanging: set[str] = set()
         self.metadata = False
+        self.stubborn = False
         self.signature = ""
         self.disk_size = 64 << 20
         self.dump = "2026-11-23T05:53:36.787908+00:00 exists -\n"
@@ -46,10 +49,22 @@ class FakeUtils:
         if words[1] in self.hanging:
             raise CommandTimeout(words, timeout)
         status, out, err = self._answer(words)
+        self.tell()
         completed = Completed(words, status, out, err)
         if check and status:
             raise CommandFailed(completed)
         return completed
+
+    def tell(self) -> None:
+        if self.proc is not None:
+            roles = {
+                minor: "Primary" if minor in self.primary else "Secondary" for minor in ("16", "17", "18")
+            }
+            lines = [
+                f"{m:>2}: cs:Connected ro:{r}/Secondary ds:UpToDate/UpToDate C r-----"
+                for m, r in roles.items()
+            ]
+            self.proc.write_text("version: 8.4.11\n" + "\n".join([" 3: cs:Unconfigured", *lines]) + "\n")
 
     def _answer(self, words: tuple[str, ...]) -> tuple[int, str, str]:
         if words[1:] in self.refusals:
@@ -71,6 +86,8 @@ class FakeUtils:
                 return (0, "Inconsistent\n", "") if self.metadata else (1, "", "No valid meta data found\n")
             case ("drbdmeta", "--force", *rest) if "create-md" in rest:
                 self.metadata = True
+            case ("drbdmeta", "--force", *rest) if "wipe-md" in rest:
+                self.metadata = self.stubborn
             case ("wipefs", "--no-act", *_):
                 return 0, f"{self.signature}\n" if self.signature else "", ""
             case ("blockdev", "--getsize64", _):
@@ -85,8 +102,11 @@ class FakeUtils:
 
 
 def make(version: tuple[int, int, int], folder: Path) -> tuple[Drbd, FakeUtils]:
-    utils = FakeUtils(version)
-    return Drbd(utils, folder, node="n1"), utils
+    folder.mkdir(exist_ok=True)
+    proc = folder / "proc-drbd"
+    utils = FakeUtils(version, proc)
+    utils.tell()
+    return Drbd(utils, folder / "drbd.d", node="n1", proc_drbd=proc), utils
 
 
 async def test_version_is_asked_once(tmp_path: Path) -> None:
@@ -110,7 +130,7 @@ async def test_no_module(tmp_path: Path) -> None:
 
 
 async def test_the_file_is_written_read_and_removed(tmp_path: Path) -> None:
-    drbd, _ = make(V84, tmp_path / "drbd.d")
+    drbd, _ = make(V84, tmp_path)
     spec = resource()
     assert not await drbd.configured(cluster(spec), spec)
     await drbd.write_config(cluster(spec), spec)
@@ -138,10 +158,40 @@ async def test_roles_on_drbd_8_4_are_the_volumes(tmp_path: Path) -> None:
     await drbd.primary("r0")
     assert utils.primary == {"16", "17"}
     utils.primary.clear()
+    utils.tell()
     utils.refusals["primary", "17"] = 17, "17: State change failed: (-2) Need access to UpToDate data\n"
     with pytest.raises(Refused):
         await drbd.primary("r0")
     assert utils.primary == set(), "no resource stays half primary"
+
+
+async def test_a_promotion_that_fails_demotes_only_what_it_promoted(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=3)
+    await drbd.write_config(cluster(spec), spec)
+    utils.primary.add("16")
+    utils.tell()
+    utils.refusals["primary", "18"] = 17, "18: State change failed: (-2) Need access to UpToDate data\n"
+    with pytest.raises(Refused):
+        await drbd.primary("r0")
+    assert utils.primary == {"16"}
+    assert ("drbdsetup", "secondary", "16") not in utils.argvs
+
+
+async def test_a_promotion_is_not_tried_when_the_roles_before_it_are_unknown(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=2)
+    await drbd.write_config(cluster(spec), spec)
+    utils.proc = None
+    (tmp_path / "proc-drbd").write_text(
+        "16: cs:Connected ro:Tertiary/Secondary ds:UpToDate/UpToDate C r----\n"
+    )
+    with pytest.raises(Failed, match="Tertiary"):
+        await drbd.primary("r0")
+    (tmp_path / "proc-drbd").unlink()
+    with pytest.raises(Failed, match="cannot read"):
+        await drbd.primary("r0")
+    assert utils.primary == set()
 
 
 async def test_a_resource_without_a_file_is_refused_on_8_4(tmp_path: Path) -> None:
@@ -208,6 +258,40 @@ async def test_meta_data_is_made_once(tmp_path: Path, version: tuple[int, int, i
     assert caught.value.code == "drbd-metadata-exists"
 
 
+async def test_meta_data_is_wiped_without_a_resource_file(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    await drbd.wipe_metadata("r0", 16, "/dev/vdb")
+    assert all("wipe-md" not in argv for argv in utils.argvs), "there was none"
+    utils.metadata = True
+    await drbd.wipe_metadata("r0", 16, "/dev/vdb")
+    assert ("drbdmeta", "--force", "16", "v08", "/dev/vdb", "internal", "wipe-md") in utils.argvs
+    assert not utils.metadata
+
+
+async def test_meta_data_in_use_is_not_wiped(tmp_path: Path) -> None:
+    drbd, utils = make(V9, tmp_path)
+    utils.metadata = True
+    utils.dump = (DATA / "n1/07-primary-open/events2-now.txt").read_text()
+    with pytest.raises(Refused) as caught:
+        await drbd.wipe_metadata("r0", 1000, "/dev/vdb")
+    assert caught.value.code == "drbd-in-use"
+    # By another minor, or by something else: drbdmeta would go on if it was forced.
+    busy = "open(/dev/vdb) failed: Device or resource busy\n"
+    utils.refusals["16", "v09", "/dev/vdb", "flex-internal", "dstate"] = 20, busy
+    with pytest.raises(Refused) as caught:
+        await drbd.wipe_metadata("r0", 16, "/dev/vdb")
+    assert caught.value.code == "drbd-disk-busy"
+    assert all("wipe-md" not in argv for argv in utils.argvs)
+
+
+async def test_meta_data_that_stays_is_told(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    utils.metadata = utils.stubborn = True
+    with pytest.raises(Failed) as caught:
+        await drbd.wipe_metadata("r0", 16, "/dev/vdb")
+    assert caught.value.code == "drbd-metadata"
+
+
 async def test_a_disk_with_something_on_it_is_not_touched(tmp_path: Path) -> None:
     drbd, utils = make(V84, tmp_path)
     utils.signature = "ext4"
@@ -263,7 +347,7 @@ async def test_observe_names_the_peer_on_8_4(tmp_path: Path) -> None:
     drbd, utils = make(V84, tmp_path)
     spec = resource()
     await drbd.write_config(cluster(spec), spec)
-    (tmp_path / "hactl-other.res").write_text("resource other {}\n")
+    (tmp_path / "drbd.d" / "hactl-other.res").write_text("resource other {}\n")
     utils.dump = (
         "exists resource name:r0 role:Secondary suspended:no\n"
         "exists connection name:r0 peer-node-id:0 conn-name:peer connection:Connecting role:Unknown\n"

@@ -1,0 +1,1 @@
+"""Backing storage: the disks under DRBD that hactl creates, grows and removes in a node's pools."""

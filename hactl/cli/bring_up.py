@@ -1,0 +1,83 @@
+"""Waits until the agents have brought up a new resource, then orders its promotion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hactl.cli.cluster_view import Progress, progress
+from hactl.cli.exits import AgentUnreachable
+from hactl.errors import HactlError, Unknown
+
+if TYPE_CHECKING:
+    from hactl.cli.client import AgentClient
+    from hactl.model.spec import ResourceSpec
+
+INTERVAL = 0.5
+"""Seconds between two looks."""
+
+PATIENCE = 10.0
+"""Seconds for which something may be in the way: an agent may look at a disk before it has made it."""
+
+Tell = Callable[[str], None]
+
+
+def bring_up(
+    agent: AgentClient,
+    resource: ResourceSpec,
+    on: str,
+    seconds: float,
+    tell: Tell,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait up to ``seconds`` for all its nodes, telling what is waited for, then promote ``on``.
+
+    :class:`Unknown` ``create-unfinished``: it exists, and is not active yet.
+    """
+    end = clock() + seconds
+    told: tuple[str, ...] = ()
+    since: float | None = None
+    while True:
+        try:
+            now = _look(agent, resource)
+        except HactlError as error:
+            raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+        if now.ready:
+            break
+        lines = (*now.problems, *now.waiting)
+        if lines != told:
+            told = lines
+            tell("; ".join(lines))
+        since = (clock() if since is None else since) if now.problems else None
+        if since is not None and clock() - since > PATIENCE:
+            raise unfinished(resource.name, on, "; ".join(now.problems))
+        if clock() > end:
+            raise unfinished(resource.name, on, f"not ready after {seconds:g} s: {'; '.join(now.waiting)}")
+        sleep(INTERVAL)
+    try:
+        agent.promote(resource.name, on)
+    except HactlError as error:
+        raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+
+
+def _look(agent: AgentClient, resource: ResourceSpec) -> Progress:
+    try:
+        document = agent.cluster()
+    except AgentUnreachable as error:
+        # An agent that is just being restarted must not end the wait; the next look tells.
+        return Progress((str(error.message),), ())
+    return progress(
+        document, resource.name, resource.nodes, resource.replicas, (v.number for v in resource.volumes)
+    )
+
+
+def unfinished(name: str, on: str, why: str) -> Unknown:
+    """The outcome of a creation that is done in the store only."""
+    return Unknown(
+        "create-unfinished",
+        f"{name} is created, and not active yet: {why}",
+        f"the agents go on; see: hactl status; then: hactl promote {name} --node {on}",
+    )

@@ -1,0 +1,81 @@
+"""``hactl doctor``: what may be wrong with this node, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from hactl.cli.exits import Exit
+from hactl.cli.options import Json
+from hactl.cli.reporting import Mode, begin, print_json
+
+if TYPE_CHECKING:
+    from hactl.doctor.collect import Wanted
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Look for what may be wrong with this node; every finding comes with its remedy. Changes nothing."""
+    import asyncio
+    from dataclasses import replace
+
+    from hactl.doctor.collect import collect
+    from hactl.doctor.judge import Severity, judge
+    from hactl.runner import SubprocessRunner
+
+    mode = begin(context, as_json)
+    wanted, unseen = _wanted(context, mode)
+    facts = asyncio.run(collect(SubprocessRunner(), wanted))
+    found = judge(replace(facts, unseen=(*unseen, *facts.unseen)))
+    worst = any(d.severity is Severity.ERROR for d in found)
+    if as_json:
+        print_json(
+            {"schema": 1, "node": facts.node, "ok": not worst, "findings": [d.as_dict() for d in found]}
+        )
+    else:
+        for d in found:
+            typer.echo(f"{d.severity.value}: {d.message} [{d.code}]")
+            typer.echo(f"    {d.remedy}")
+        counts = ", ".join(f"{sum(d.severity is s for d in found)} {s.value}s" for s in Severity)
+        typer.echo(f"{facts.node}: {counts}")
+    if worst:
+        raise typer.Exit(Exit.DIFFERENT)
+
+
+def _wanted(context: typer.Context, mode: Mode) -> tuple[Wanted, tuple[tuple[str, str], ...]]:
+    """What to look at, and what cannot be for want of configuration."""
+    import os
+
+    from hactl.agents.peer import PORT, Certificates
+    from hactl.cli.configuration import read
+    from hactl.cluster import node_config
+    from hactl.doctor.collect import Wanted
+    from hactl.doctor.facts import Port
+    from hactl.errors import HactlError
+
+    hostname = os.uname().nodename.split(".")[0]
+    try:
+        place = node_config.load(mode.node_file)
+    except HactlError as error:
+        return Wanted(hostname, in_cluster=False), (("the cluster", str(error)),)
+    ports = [
+        Port(str(address), str(address), port, purpose)
+        for address, number in map(node_config.host_port, place.etcd)
+        for port, purpose in ((number, "etcd"), (node_config.PEER_PORT, "etcd's replication"))
+    ]
+    try:
+        cluster = read(context).cluster
+        context_tls = Certificates().client()
+    except HactlError as error:
+        return Wanted(place.node, True, tuple(ports)), (("the other nodes", str(error)),)
+    others = [n for n in cluster.nodes if n.name != place.node]
+    names = {str(n.addresses.cluster): n.name for n in cluster.nodes}
+    ports = [Port(names.get(p.node, p.node), p.address, p.port, p.purpose) for p in ports]
+    ports += [Port(n.name, str(n.addresses.cluster), PORT, "the agent") for n in others]
+    agents = {n.name: f"[{n.addresses.cluster}]:{PORT}" for n in others}
+    return Wanted(place.node, True, tuple(ports), agents, context_tls), ()

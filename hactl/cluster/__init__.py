@@ -1,0 +1,1 @@
+"""From installed packages to a cluster: certificates, etcd's members, invitations, joining and leaving."""

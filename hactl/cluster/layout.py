@@ -1,0 +1,104 @@
+"""Where the files of a node's membership in its cluster are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from hactl.agents.peer import Certificates
+
+ETCD_UNIT = "hactl-etcd.service"
+AGENT_UNIT = "hactl-agent.service"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under ``root``, which is another folder than / in tests only."""
+
+    root: Path = Path("/")
+
+    @property
+    def etc(self) -> Path:
+        """hactl's own folder of settings."""
+        return self.root / "etc/hactl"
+
+    @property
+    def node_file(self) -> Path:
+        """Which cluster and node this machine is: :mod:`hactl.cluster.node_config`."""
+        return self.etc / "node.yaml"
+
+    @property
+    def unfinished(self) -> Path:
+        """What was begun and is not finished: :mod:`hactl.cluster.unfinished`."""
+        return self.etc / "unfinished.json"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates and keys: :mod:`hactl.cluster.pki`."""
+        return self.etc / "tls"
+
+    @property
+    def etcd_file(self) -> Path:
+        """etcd's settings: :mod:`hactl.cluster.etcd_config`."""
+        return self.etc / "etcd.conf"
+
+    @property
+    def etcd_data(self) -> Path:
+        """etcd's data folder; it has ``member`` in it once etcd has started."""
+        return self.root / "var/lib/hactl/etcd"
+
+    @property
+    def units(self) -> Path:
+        """systemd's folder for units that the administrator, or hactl, has put there."""
+        return self.root / "etc/systemd/system"
+
+    @property
+    def certificates(self) -> Certificates:
+        """What agents and clients of etcd show and trust."""
+        return Certificates(self.tls / "ca.crt", self.tls / "node.crt", self.tls / "node.key")
+
+    @property
+    def authority_key(self) -> Path:
+        """Key of the cluster's authority: whoever has it can admit nodes."""
+        return self.tls / "ca.key"
+
+
+def write(path: Path, content: bytes | str, mode: int = 0o600) -> None:
+    """Put a file in place whole: after a crash there is the old one or the new one, on the disk itself.
+
+    Never readable by others in between. A missing folder is made, for its owner alone unless the file is for
+    everybody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(descriptor)
+        scratch.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
+    _sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, on the disk itself; none there is no error."""
+    if path.exists():
+        path.unlink()
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""A machine as making or joining a cluster sees it, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from hactl.model.spec import IpAddress, PoolSpec
+
+
+class MemoryMachine:
+    """Keeps :class:`hactl.cluster.machine.Machine`; a test changes what it answers."""
+
+    def __init__(self, hostname: str, addresses: Sequence[IpAddress]) -> None:
+        self.name = hostname
+        self.here = tuple(addresses)
+        self.root = True
+        self.etcd = True
+        self.ports: set[tuple[IpAddress, int]] = set()
+        self.pools: set[str] = set()
+        """Names of pools that can be used."""
+        self.since = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def is_root(self) -> bool:
+        return self.root
+
+    def hostname(self) -> str:
+        return self.name
+
+    async def addresses(self) -> tuple[IpAddress, ...]:
+        return self.here
+
+    def in_use(self, address: IpAddress, port: int) -> bool:
+        return (address, port) in self.ports
+
+    def has_etcd(self) -> bool:
+        return self.etcd
+
+    def installed(self) -> datetime:
+        return self.since
+
+    async def pool_fault(self, pool: PoolSpec) -> str:
+        return "" if pool.name in self.pools else f"there is no place for {pool.name}"

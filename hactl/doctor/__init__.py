@@ -1,0 +1,1 @@
+"""What may be wrong with a node: facts (``facts``), gathered (``collect``) and judged (``judge``)."""
