@@ -181,6 +181,7 @@ class Keeper(LocalResource):
             raise problem
 
     def _learn(self, observed: ResourceObserved) -> None:
+        self.learn(observed)
         if self.record.role is OrderedRole.ACTIVE:
             self.active_node = self.node
         else:

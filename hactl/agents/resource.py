@@ -238,19 +238,16 @@ class LocalResource:
             self.unprovided,
             self.dropped,
         )
-        wanted = self.wanted
-        observed = await observe(self.kit, subject, aspects=aspects, common=common)
-        if self.wanted is not wanted:
-            # What was learnt is of something that is not wanted any more.
-            return observed
-        if aspects & {Aspect.GATES, Aspect.EXPORT}:
-            self.dropped = frozenset(observed.surplus)
-        if Aspect.CONFIG in aspects:
-            self._provided.update({d.volume: d for d in subject.disks if d.volume not in observed.lacking})
-            if observed.problems:
-                # One that was there may be gone.
-                self._provided.clear()
-        return observed
+        return await observe(self.kit, subject, aspects=aspects, common=common)
+
+    def learn(self, observed: ResourceObserved) -> None:
+        """Take note of what a whole look has found; with the lock held, so that it is not of an older
+        specification."""
+        self.dropped = frozenset(observed.surplus)
+        self._provided.update({d.volume: d for d in self.wanted.disks if d.volume not in observed.lacking})
+        if observed.problems:
+            # One that was there may be gone.
+            self._provided.clear()
 
     async def glance(self, aspects: frozenset[Aspect] = ROLES, common: Common = NOTHING) -> ResourceObserved:
         """Like ``observe``, with what DRBD's event stream told last, if it runs: no program is started."""

@@ -17,6 +17,7 @@ from hactl.cli.exits import Exit
 from hactl.cli.main import app as hactl
 from hactl.cli.roff import commands as all_commands
 from hactl.model.load import load
+from lab import newcomer
 from lab.cli import app as lab
 from lab.images import DISPOSABLE, KEEP_DAYS
 from tests.lab.conftest import ORDER
@@ -232,11 +233,21 @@ def test_decisions_are_numbered_without_a_hole_and_have_the_same_parts() -> None
         assert parts == ["Context", "Decision", "Consequences", "Evidence"], record.name
 
 
-def test_the_specification_in_the_readme_is_good() -> None:
-    examples = re.findall(r"^```yaml\n(.*?)^```", (TREE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def test_the_specification_in_the_manual_is_good() -> None:
+    text = section("docs/operations.md", "Commands")
+    examples = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(examples) == 1
     cluster = load(examples[0], max_replicas=2)
     assert cluster.resource("r0").replicas == ("alpha", "beta")
+
+
+def test_the_commands_in_the_readme_are_ones_that_exist() -> None:
+    steps = newcomer.steps()
+    assert len(steps) <= 8
+    typed = [step.command.removeprefix("hactl ") for step in steps if step.command.startswith("hactl ")]
+    assert len(typed) >= 5
+    for words in typed:
+        assert any(words.startswith(name) for name in commands(hactl)), words
 
 
 def anchors(path: Path) -> set[str]:
