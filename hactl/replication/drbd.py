@@ -272,7 +272,19 @@ class Drbd:
     # Changes
 
     async def up(self, name: str) -> None:
+        if await self.version() < (9,):
+            await self._demote_removed(name)
         await self._run(["drbdadm", "adjust", name], name)
+
+    async def _demote_removed(self, name: str) -> None:
+        """Make volumes Secondary that the resource file has no more: 8.4 has a role for each, ``adjust`` does
+        not change it, and a Primary minor cannot be deleted (drbd_nl.c, adm_del_minor)."""
+        state = (await self.observe()).get(name)
+        if state is None or state.role is not Role.PRIMARY:
+            return
+        gone = {str(v.minor) for v in state.volumes.values()} - set(await self._minors(name))
+        for minor in sorted(gone & await self._primaries(name)) if gone else ():
+            await self._role("secondary", minor, name)
 
     async def down(self, name: str) -> None:
         done = await self._run(["drbdsetup", "down", name], name, check=False)

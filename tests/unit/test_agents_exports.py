@@ -173,3 +173,31 @@ async def test_a_backstore_that_lies_elsewhere_is_found() -> None:
     assert "CreateBackstore" not in [type(c).__name__ for c in before]
     await pending(fresh, spec.model_copy(update={"resources": (spec.resources[0], moved)}), devices)
     assert await fresh.pending_of(spec, moved, devices) == before
+
+
+async def test_a_target_whose_name_another_resource_has_got_is_left_to_that() -> None:
+    spec, devices = many(2)
+    fs = MemoryConfigFs()
+    exports = LioExports(fs, "n1")
+    r0, r1 = spec.resources
+    await build(exports, spec.model_copy(update={"resources": (r1,)}), devices)
+    # r0, long gone, had the target that r1 has now.
+    assert await exports.pending_gone("r0", r1.iqn, r0.id) == ()
+    found, _ = await exports.pending([(spec, r1)], {"r0": r1.iqn}, devices)
+    assert found == {}
+    # And while r1 has it not yet, it is r0's to be taken down, and nobody else's.
+    named = r0.model_copy(update={"iqn": r1.iqn})
+    fs = MemoryConfigFs()
+    exports = LioExports(fs, "n1")
+    await build(exports, spec.model_copy(update={"resources": (named,)}), devices)
+    found, _ = await exports.pending([(spec, r1)], {"r0": r1.iqn}, devices)
+    names = {
+        name: [type(step).__name__ for step in steps]
+        for name, steps in found.items()
+        if not isinstance(steps, HactlError)
+    }
+    assert "RemoveTarget" in names["r0"]
+    assert "CreateTarget" in names["r1"]
+    await make(exports, await exports.pending_gone("r0", r1.iqn, r0.id))
+    await make(exports, await exports.pending_of(spec, r1, devices))
+    assert await pending(exports, spec.model_copy(update={"resources": (r1,)}), devices) == {}

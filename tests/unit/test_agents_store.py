@@ -86,7 +86,18 @@ class Cluster:
             if met():
                 return
             await asyncio.sleep(0.01)
-        told = {n: (self.agent(n).leftovers.reasons, self.agent(n).leaving, self.agent(n)._down, self.agent(n).leftovers.event.is_set(), [*self.agent(n).keepers], self.agent(n)._touched, self.agent(n).desired.leftovers) for n in NODES}
+        told = {
+            n: (
+                self.agent(n).leftovers.reasons,
+                self.agent(n).leaving,
+                self.agent(n)._down,
+                self.agent(n).leftovers.event.is_set(),
+                [*self.agent(n).keepers],
+                self.agent(n)._touched,
+                self.agent(n).desired.leftovers,
+            )
+            for n in NODES
+        }
         raise AssertionError(f"it did not come to that: {what}: {told} {self.left('mail')}")
 
     def up(self, name: str, *numbers: int) -> bool:
@@ -94,6 +105,11 @@ class Cluster:
         for node in NODES:
             keeper = self.agent(node).keepers.get(name)
             if keeper is None or keeper.offered or {v.number for v in keeper.spec.volumes} != set(numbers):
+                return False
+            if keeper.lock.locked() or keeper.unfinished or keeper.reason is not None:
+                return False
+            fs, own = self.world.machines[node].fs, self.world.spec.node(node).id
+            if not fs.exists(f"iscsi/{keeper.spec.iqn}/tpgt_{own}/np/203.0.113.{own}:3260"):
                 return False
             gates = self.world.machines[node].gates._gates
             if not all(gate_name(name, number) in gates for number in numbers):
@@ -177,6 +193,7 @@ async def test_without_the_store_everything_goes_on_but_changes(nodes: Cluster) 
         client.reachable = False
     await nodes.stop("n2")
     await nodes.start("n2")
+    await nodes.until(lambda: nodes.up("web", 0), "n2 has looked around")
     assert "out of date" in nodes.agent("n2").reasons()[0]
     await nodes.agent("n1").switchover("web", "n2")
     assert (await refused(nodes.agent("n1").order("promote", "web"))).code == "active-elsewhere"

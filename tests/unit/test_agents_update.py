@@ -478,3 +478,30 @@ async def test_what_is_not_as_it_shall_be_is_looked_at_again_soon_and_then_less_
     await agent.attend()
     assert agent.keepers[R0].reason is None
     assert agent.next_pass() > 10
+
+
+async def test_nothing_is_looked_at_all_the_time_while_an_order_runs() -> None:
+    world = World()
+    world.seconds = 0.0
+    await active(world)
+    agent = world.agents["n1"]
+    async with agent.keepers[R0].exclusive("something long"):
+        agent.touch(R0, "r9")
+        for _ in range(3):
+            await agent.attend()
+            assert agent.next_pass() >= 1.0
+            world.seconds += agent.next_pass()
+
+
+async def test_what_has_no_keeper_yet_is_not_taken_for_a_strangers() -> None:
+    world = await active(World())
+    agent = world.agents["n1"]
+    # As if it had not been possible to look at r0 when it came.
+    del agent.keepers[R0]
+    world.machines["n1"].drbd.cluster.nodes["n1"].alive = False
+    await agent.reconcile()
+    world.machines["n1"].drbd.cluster.nodes["n1"].alive = True
+    assert targets(world, "n1") == [f"{IQN}r0"]
+    assert world.open_at() == ["n1"]
+    await agent.reconcile()
+    assert agent.keepers[R0].record.role.value == "active"

@@ -178,6 +178,31 @@ async def test_a_promotion_that_fails_demotes_only_what_it_promoted(tmp_path: Pa
     assert ("drbdsetup", "secondary", "16") not in utils.argvs
 
 
+async def test_a_volume_that_was_removed_is_demoted_before_it_is_taken_down_on_8_4(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=1)
+    await drbd.write_config(cluster(spec), spec)
+    device = "exists device name:r0 volume:{0} minor:1{1} disk:UpToDate"
+    utils.dump = "\n".join(
+        [
+            "exists resource name:r0 role:Primary suspended:no write-ordering:flush",
+            device.format(0, 6),
+            device.format(1, 7),
+            "exists -\n",
+        ]
+    )
+    utils.primary = {"16", "17"}
+    utils.tell()
+    await drbd.up("r0")
+    assert utils.primary == {"16"}
+    words = [argv for argv in utils.argvs if "secondary" in argv or "adjust" in argv]
+    assert words == [("drbdsetup", "secondary", "17"), ("drbdadm", "adjust", "r0")]
+    utils.argvs.clear()
+    utils.dump = utils.dump.replace("Primary", "Secondary")
+    await drbd.up("r0")
+    assert not [argv for argv in utils.argvs if "secondary" in argv]
+
+
 async def test_a_promotion_is_not_tried_when_the_roles_before_it_are_unknown(tmp_path: Path) -> None:
     drbd, utils = make(V84, tmp_path)
     spec = resource(volumes=2)

@@ -87,6 +87,24 @@ def test_chap_is_required_of_those_that_have_it(
     assert [acl.authentication for acl in tpg.acls] == per_acl
 
 
+def test_a_host_sees_the_volumes_that_are_exported_to_it_under_the_luns_given_there() -> None:
+    spec = cluster(
+        resource(1, hosts=("h1",), volumes=(volume(0, 0), volume(1, 7))),
+        hosts=(host("h1"), host("h2"), host("h3")),
+    )
+    exports = {"h2": {1: 3}, "h3": {}}
+    chosen = spec.resources[0].model_copy(update={"exports": exports})
+    for name in ("n1", "n2"):
+        for tpg in wanted(spec.model_copy(update={"resources": (chosen,)}), name).targets[0].tpgs:
+            acls = {acl.initiator: [(m.number, m.lun) for m in acl.luns] for acl in tpg.acls}
+            # h3 is let in nowhere: nothing is exported to it.
+            assert acls == {
+                spec.host("h1").initiators[0]: [(0, 0), (7, 7)],
+                spec.host("h2").initiators[0]: [(3, 7)],
+            }
+            assert [lun.number for lun in tpg.luns] == [0, 7]
+
+
 @pytest.mark.parametrize(
     ("user", "password"),
     [("NULLify", "long-enough-password"), ("user", "NULL-password-00"), ("user", "two\nlines-of-password")],
