@@ -1,7 +1,7 @@
 # Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
 PYTHON = .venv/bin/python
 
-.PHONY: demo demo-qemu test check unit lab-test lab-test-qemu soak ready clean
+.PHONY: demo demo-qemu test check unit lab-test lab-test-long lab-test-qemu soak ready clean
 
 ready:
 	@lab/bootstrap.sh
@@ -26,6 +26,13 @@ unit: ready
 # One boot, and the main story on it.
 lab-test: ready
 	$(PYTHON) -m pytest tests/lab --timeout 900
+
+# Campaigns that are too long for each change: kills at random moments, nodes that come and go. SEED from the
+# output of an earlier run makes the same choices again.
+KILLS = 30
+SEED =
+lab-test-long: ready
+	HACTL_LAB_ROUNDS=$(KILLS) HACTL_LAB_SEED=$(SEED) $(PYTHON) -m pytest tests/lab/long -s --timeout 7200
 
 # The same with every machine in QEMU: slow where there is no KVM.
 lab-test-qemu: ready

@@ -139,6 +139,14 @@ class Machine:
         """Power off at once."""
         self.lab.call("crash", machine=self.name)
 
+    def empty(self) -> None:
+        """Power off at once and take its disks away: started again, it is like a new machine in the place of
+        the old one. A storage node then lacks hactl: :func:`lab.product.install`."""
+        self.crash()
+        for file in (self.lab.folder / self.name).iterdir():
+            if file.is_file() and file.name not in ("console.log", "made-of"):
+                file.unlink()
+
     def freeze(self) -> None:
         """Stop every process of the machine, as a hypervisor does that pauses it."""
         self.lab.call("freeze", machine=self.name)

@@ -80,15 +80,16 @@ def make_cluster(lab: Lab) -> None:
     first, *others = lab.nodes
     if first.execute("test -e /etc/hactl/node.yaml").status == 0:
         return
-    told = first.succeed(f"hactl cluster init {CLUSTER} {_node_options(lab, first.name)} --json", timeout=300)
+    told = first.succeed(f"hactl cluster init {CLUSTER} {node_options(lab, first.name)} --json", timeout=300)
     token = json.loads(told)["token"]
     for machine in others:
         machine.succeed(
-            f"hactl cluster join - {_node_options(lab, machine.name)}", timeout=300, stdin=token.encode()
+            f"hactl cluster join - {node_options(lab, machine.name)}", timeout=300, stdin=token.encode()
         )
 
 
-def _node_options(lab: Lab, name: str) -> str:
+def node_options(lab: Lab, name: str) -> str:
+    """A node's addresses as options of ``hactl cluster init`` and ``join``."""
     cluster, replication = (addresses(lab, name, network)[0] for network in ("cluster", "replication"))
     storage = " ".join(f"--storage-address {a}" for a in portals(lab, name))
     return f"--cluster-address {cluster} --replication-address {replication} {storage}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import aiohttp
@@ -16,14 +15,16 @@ from aiohttp import web
 from hactl.agents.errors_http import Handler, as_json, body_of, error_of
 from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
 from hactl.agents.states import OrderedRole
+from hactl.cluster.certificates import Certificates
+from hactl.cluster.layout import AGENT_PORT
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, IpAddress
 
+__all__ = ["PORT", "Certificates", "HttpsPeers", "app", "certificate_names", "listen"]
+
 T = TypeVar("T")
 
-PORT = 7788
-TLS = Path("/etc/hactl/tls")
-
+PORT = AGENT_PORT
 QUESTION = 3.0
 """Seconds for questions that change nothing, connecting included."""
 ORDER = 5.0
@@ -34,36 +35,6 @@ OPERATOR = 30.0
 """Seconds for orders of an operator that are passed on, and for whole status documents."""
 
 _log = structlog.get_logger("hactl.agent")
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """Files of this node: the cluster's CA, and a certificate whose subject alternative name is the node's
-    name."""
-
-    ca: Path = TLS / "ca.crt"
-    certificate: Path = TLS / "node.crt"
-    key: Path = TLS / "node.key"
-
-    def server(self) -> ssl.SSLContext:
-        """Demands a certificate of the cluster's CA from whoever connects."""
-        return self._context(ssl.Purpose.CLIENT_AUTH)
-
-    def client(self) -> ssl.SSLContext:
-        """Checks the server's certificate against the node name that is asked for."""
-        return self._context(ssl.Purpose.SERVER_AUTH)
-
-    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(purpose, cafile=str(self.ca))
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise Failed(
-                "tls", f"cannot use the certificates in {self.ca.parent}: {error}", "issue them again"
-            ) from error
-        return context
 
 
 class HttpsPeers:

@@ -149,6 +149,9 @@ class FilePools:
             if others:
                 # A second device on the same file would not see what the first one has not written yet.
                 raise errors.in_use(disk, others[0].device)
+            if not (self._links / "loop-control").exists():
+                # Opening it loads the module, but somebody has to make it at boot.
+                await self._run(disk, ["modprobe", "loop"])
             await self._run(
                 disk, ["losetup", "--find", "--nooverlap", "--direct-io=on", "--show", str(image.path)]
             )

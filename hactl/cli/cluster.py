@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -286,6 +285,8 @@ def renew_certificates(context: typer.Context, as_json: Json = False) -> None:
 
 
 def _run(work: Callable[[Kit], Awaitable[T]]) -> T:
+    import asyncio
+
     from hactl.cluster.kit import real
 
     async def all_of_it() -> T:

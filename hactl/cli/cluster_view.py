@@ -136,11 +136,13 @@ def _progress(
             waiting.append(f"{node}: its agent has not begun")
             continue
         problems += [f"{node}: {p['message']} ({p['hint']}) [{p['code']}]" for p in found.get("problems", ())]
+        # What an agent tries again may be over in a moment, and then again it may not.
+        reason = f" ({found['reason']})" if found.get("reason") and not found.get("problems") else ""
         seen = {v["number"]: v for v in found["volumes"]}
         for number in numbers:
             volume = seen.get(number)
             if volume is None or volume["gate"] is None:
-                waiting.append(f"{node}: volume {number} is not set up")
+                waiting.append(f"{node}: volume {number} is not set up{reason}")
             elif node in with_disk and volume["disk"] != "UpToDate":
                 done = [
                     f", {v['done']:.0f} %"
@@ -148,5 +150,7 @@ def _progress(
                     for v in connection["volumes"]
                     if v["number"] == number and v["done"] is not None
                 ]
-                waiting.append(f"{node}: disk of volume {number} is {volume['disk']}{''.join(done[:1])}")
+                waiting.append(
+                    f"{node}: disk of volume {number} is {volume['disk']}{''.join(done[:1])}{reason}"
+                )
     return Progress(tuple(waiting), tuple(problems))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -113,6 +112,8 @@ def max_replicas(told: Path = Path("/proc/drbd")) -> int | None:
 
 
 def _run(mode: Mode, work: Callable[[Store, str, str], Awaitable[T]]) -> T:
+    import asyncio
+
     async def with_store() -> T:
         async with _open(mode) as (store, cluster, node):
             return await work(store, cluster, node)

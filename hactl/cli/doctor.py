@@ -51,9 +51,10 @@ def _wanted(context: typer.Context, mode: Mode) -> tuple[Wanted, tuple[tuple[str
     """What to look at, and what cannot be for want of configuration."""
     import os
 
-    from hactl.agents.peer import PORT, Certificates
     from hactl.cli.configuration import read
     from hactl.cluster import node_config
+    from hactl.cluster.certificates import Certificates
+    from hactl.cluster.layout import AGENT_PORT
     from hactl.doctor.collect import Wanted
     from hactl.doctor.facts import Port
     from hactl.errors import HactlError
@@ -76,6 +77,6 @@ def _wanted(context: typer.Context, mode: Mode) -> tuple[Wanted, tuple[tuple[str
     others = [n for n in cluster.nodes if n.name != place.node]
     names = {str(n.addresses.cluster): n.name for n in cluster.nodes}
     ports = [Port(names.get(p.node, p.node), p.address, p.port, p.purpose) for p in ports]
-    ports += [Port(n.name, str(n.addresses.cluster), PORT, "the agent") for n in others]
-    agents = {n.name: f"[{n.addresses.cluster}]:{PORT}" for n in others}
+    ports += [Port(n.name, str(n.addresses.cluster), AGENT_PORT, "the agent") for n in others]
+    agents = {n.name: f"[{n.addresses.cluster}]:{AGENT_PORT}" for n in others}
     return Wanted(place.node, True, tuple(ports), agents, context_tls), ()

@@ -142,7 +142,6 @@ def remove(context: typer.Context, host: Host, as_json: Json = False) -> None:
 @app.command(name="list")
 def list_hosts(context: typer.Context, show_secrets: ShowSecrets = False, as_json: Json = False) -> None:
     """List the hosts."""
-    from hactl.cli import render
     from hactl.cli.configuration import read
     from hactl.cli.documents import host_document
 
@@ -152,6 +151,8 @@ def list_hosts(context: typer.Context, show_secrets: ShowSecrets = False, as_jso
     if as_json:
         print_json({"schema": 1, "hosts": documents})
         return
+    from hactl.cli import render
+
     rows = []
     for document in documents:
         chap = document["chap"]

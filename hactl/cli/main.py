@@ -1,57 +1,100 @@
 """``hactl``: the commands, put together. Each subject has a module of its own beside this one.
 
-Imports are inside the commands, since storage nodes start Python slowly: what is imported here costs every
-run. Exit codes: :mod:`hactl.cli.exits`.
+Storage nodes start Python slowly, and what is imported costs every run. So imports are inside the commands,
+and of the commands themselves only those of the module are built that the command line names.
+Exit codes: :mod:`hactl.cli.exits`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hactl.cli import (
-    agent,
-    apply,
-    check,
-    doctor,
-    export,
-    host,
-    imports,
-    manual,
-    multipath,
-    node,
-    resource,
-    roles,
-    status,
-    volume,
-)
 from hactl.cli.reporting import NODE_FILE, Mode, Reporting
 
-app = typer.Typer(
-    name="hactl",
-    cls=Reporting,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="High-availability cluster storage on LIO, DRBD and Pacemaker.",
-    epilog=(
-        "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 refused (nothing changed), "
-        "4 agent or store not reachable (nothing changed), 5 outcome unknown (see: hactl status), "
-        "6 looked and found differences (diff) or errors (doctor), 130 interrupted."
-    ),
-)
+COMPLETE = "_HACTL_COMPLETE"
+"""The environment variable in which a shell says that it wants completions."""
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "status": ("status", "plan"),
+    "roles": ("promote", "demote", "switchover"),
+    "apply": ("apply", "diff", "dump"),
+    "imports": ("import",),
+    "check": ("check",),
+    "export": ("export", "unexport"),
+    "doctor": ("doctor",),
+    "multipath": ("multipath-conf",),
+    "manual": ("man", "completion"),
+    "agent": ("agent",),
+}
+"""Modules of :mod:`hactl.cli`, in the order of the help, and their commands."""
+GROUPS = ("node", "resource", "volume", "host", "cluster")
+"""Modules that are a command with subcommands, of their own name."""
+WHOLE = frozenset({"man", "completion"})
+"""Commands that look at all the others."""
 
 
 def main() -> None:
     """Entry point of the ``hactl`` program."""
-    if manual.COMPLETE in os.environ:
+    if COMPLETE in os.environ:
+        from hactl.cli import manual
+
         manual.prepare_completion()
-    app()
+        program()()
+    else:
+        program(needed(sys.argv[1:]))()
+
+
+def needed(words: Sequence[str]) -> str | None:
+    """The module that a command line is about; None if that is not plain from its first word."""
+    first = next((word for word in words if word != "--debug"), "")
+    if first in GROUPS:
+        return first
+    if first in WHOLE:
+        return None
+    return next((module for module, commands in MODULES.items() if first in commands), None)
+
+
+@cache
+def program(module: str | None = None) -> typer.Typer:
+    """The commands of one module as a program, or all of them."""
+    app = typer.Typer(
+        name="hactl",
+        cls=Reporting,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="High-availability cluster storage on LIO, DRBD and Pacemaker.",
+        epilog=(
+            "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 refused (nothing changed), "
+            "4 agent or store not reachable (nothing changed), 5 outcome unknown (see: hactl status), "
+            "6 looked and found differences (diff) or errors (doctor), 130 interrupted."
+        ),
+    )
+    app.callback()(_options)
+    wanted: Iterable[str] = (*MODULES, *GROUPS) if module is None else (module,)
+    for name in wanted:
+        found = import_module(f"hactl.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(found.app, name=name)
+        else:
+            found.register(app)
+    return app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``: the program with all its commands."""
+    if name == "app":
+        return program()
+    raise AttributeError(name)
 
 
 def _version(wanted: bool) -> None:
@@ -62,7 +105,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for errors.")] = False,
@@ -78,16 +120,6 @@ def _options(
 ) -> None:
     mode = context.ensure_object(Mode)
     mode.debug, mode.node_file = debug, node_file
-
-
-for module in (status, roles, apply, imports, check, export, doctor, multipath, manual, agent):
-    module.register(app)
-app.add_typer(node.app, name="node")
-app.add_typer(resource.app, name="resource")
-app.add_typer(volume.app, name="volume")
-app.add_typer(host.app, name="host")
-if importlib.util.find_spec("hactl.cli.cluster") is not None:
-    app.add_typer(importlib.import_module("hactl.cli.cluster").app, name="cluster")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hactl.cli.main import COMPLETE as COMPLETE
 from hactl.cli.options import Json
 from hactl.cli.reporting import begin, print_json
-
-COMPLETE = "_HACTL_COMPLETE"
-"""The environment variable in which a shell says that it wants completions."""
 
 
 class Shell(StrEnum):

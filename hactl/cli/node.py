@@ -25,7 +25,6 @@ PoolName = Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.
 @app.command(name="list")
 def list_nodes(context: typer.Context, as_json: Json = False) -> None:
     """List the nodes of the cluster."""
-    from hactl.cli import render
     from hactl.cli.configuration import read
     from hactl.cli.documents import node_document, pool_words
 
@@ -34,6 +33,8 @@ def list_nodes(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json({"schema": 1, "nodes": [node_document(cluster, n) for n in cluster.nodes]})
         return
+    from hactl.cli import render
+
     rows = [
         {
             "name": n.name,

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from hactl.cli.exits import Exit, code_of
 from hactl.errors import Failed, HactlError, Refused, Unknown
+from hactl.log import muted
 
 if TYPE_CHECKING:
     from hactl.store.protocol import Store
@@ -42,6 +43,8 @@ def begin(context: typer.Context, as_json: bool, *, ordering: bool = False) -> M
     mode: Mode = context.obj
     mode.json = as_json
     mode.ordering = ordering
+    if not mode.debug:
+        context.with_resource(muted())
     return mode
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +33,8 @@ KeepData = Annotated[bool, typer.Option("--keep-data", help="Leave the data wher
 
 def new_serial() -> str:
     """A serial that no other unit has or had: 128 random bits."""
+    import secrets
+
     return secrets.token_hex(16)
 
 
@@ -55,7 +56,6 @@ def disks_of(given: Sequence[str] | None, what: str = "NODE") -> dict[str, str] 
 @app.command(name="list")
 def list_resources(context: typer.Context, as_json: Json = False) -> None:
     """List the resources of the cluster."""
-    from hactl.cli import render
     from hactl.cli.configuration import read
     from hactl.cli.documents import leftover_document, resource_document, resource_row
 
@@ -71,6 +71,8 @@ def list_resources(context: typer.Context, as_json: Json = False) -> None:
             }
         )
         return
+    from hactl.cli import render
+
     columns = {
         "name": "RESOURCE",
         "size": "SIZE",

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from hactl.agents.peer import PORT as AGENT_PORT
 from hactl.cluster.draft import Draft
 from hactl.cluster.invite import JOIN_PORT
-from hactl.cluster.layout import AGENT_UNIT
+from hactl.cluster.layout import AGENT_PORT, AGENT_UNIT
 from hactl.cluster.machine import ETCD, Machine
 from hactl.cluster.node_config import CLIENT_PORT, PEER_PORT
 from hactl.cluster.services import Services

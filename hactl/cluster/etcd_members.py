@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from hactl.agents.peer import Certificates
+from hactl.cluster.certificates import Certificates
 from hactl.cluster.members import NOT_YET, UNKNOWN, UNREACHABLE, Member, MemberStatus
 from hactl.cluster.node_config import host_port
 from hactl.errors import Failed, HactlError, Refused, Unknown

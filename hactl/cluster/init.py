@@ -8,7 +8,7 @@ from hactl.cluster import checks, invite, node_config, pki, unfinished
 from hactl.cluster.draft import Draft
 from hactl.cluster.invite import Token
 from hactl.cluster.kit import Kit, Tell
-from hactl.cluster.layout import AGENT_UNIT
+from hactl.cluster.layout import AGENT_UNIT, remove
 from hactl.cluster.members import MEMBERS
 from hactl.cluster.membership import Me, first_member
 from hactl.cluster.node_config import CLIENT_PORT, NodeConfig, url
@@ -48,6 +48,8 @@ async def init(cluster: str, draft: Draft, kit: Kit, tell: Tell, *, iqn_prefix: 
     await checks.check(draft, kit.machine, kit.services, kit.now(), resumed=again)
     if not again:
         set_aside_certificates(kit, tell)
+        # Another cluster's, or an earlier life of this one, whose generations were higher.
+        remove(kit.layout.desired_copy)
         unfinished.save(kit.layout, work)
     address = draft.addresses.cluster
     tell("making the cluster's certificate authority, and this node's certificate")

@@ -16,7 +16,7 @@ from hactl.cluster.init import refuse_in_cluster, set_aside_certificates
 from hactl.cluster.invite import Token
 from hactl.cluster.join_server import SCHEMA
 from hactl.cluster.kit import Kit, Tell
-from hactl.cluster.layout import AGENT_UNIT, Layout, write
+from hactl.cluster.layout import AGENT_UNIT, Layout, remove, write
 from hactl.cluster.membership import Me, save_endpoints, take_part
 from hactl.cluster.node_config import NodeConfig, url
 from hactl.cluster.unfinished import Unfinished
@@ -62,6 +62,8 @@ async def join(token: Token, draft: Draft, kit: Kit, tell: Tell) -> NodeConfig:
         ca = await _authority(token, draft, kit)
         if not again:
             set_aside_certificates(kit, tell)
+            # Another cluster's, or an earlier life of this one, whose generations were higher.
+            remove(kit.layout.desired_copy)
             unfinished.save(kit.layout, work)
         try:
             admission = await _ask(token, draft, kit, ca)

@@ -8,10 +8,12 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from hactl.agents.peer import Certificates
+from hactl.cluster.certificates import Certificates
 
 ETCD_UNIT = "hactl-etcd.service"
 AGENT_UNIT = "hactl-agent.service"
+AGENT_PORT = 7788
+"""For the other nodes' agents, on the node's cluster address."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Layout:
     def etcd_data(self) -> Path:
         """etcd's data folder; it has ``member`` in it once etcd has started."""
         return self.root / "var/lib/hactl/etcd"
+
+    @property
+    def desired_copy(self) -> Path:
+        """The agent's copy of the cluster's desired state: :mod:`hactl.agents.source`."""
+        return self.root / "var/lib/hactl/desired.json"
 
     @property
     def units(self) -> Path:

@@ -63,6 +63,7 @@ async def only_here(kit: Kit, tell: Tell) -> None:
     tell("removing this node's part of the store, its certificates and settings")
     await remove_member_files(kit)
     shutil.rmtree(kit.layout.tls, ignore_errors=True)
+    remove(kit.layout.desired_copy)
     remove(kit.layout.node_file)
     unfinished.done(kit.layout)
 

@@ -189,6 +189,11 @@ class Events2:
         peer = event.values.get("conn-name", LEGACY_CONNECTION)
         return self._peers.get(name, peer) if peer == LEGACY_CONNECTION else peer
 
+    def _legacy(self, event: _Line, name: str) -> bool:
+        """DRBD 8.4: a resource has one connection, which is called destroyed when it loses its network
+        settings (by drbdadm disconnect, or a split brain), and is StandAlone from then on."""
+        return name in self._peers and event.values.get("conn-name", LEGACY_CONNECTION) == LEGACY_CONNECTION
+
     def _parent(self, event: _Line, name: str) -> ResourceState:
         try:
             return self._states[name]
@@ -234,15 +239,29 @@ class Events2:
                 del self._states[name]
             case "device":
                 number = event.number("volume")
-                self._states[name] = replace(state, volumes=_without(state.volumes, number))
+                connections = {
+                    peer: replace(connection, volumes=_without(connection.volumes, number))
+                    for peer, connection in state.connections.items()
+                }
+                self._states[name] = replace(
+                    state, volumes=_without(state.volumes, number), connections=connections
+                )
             case "connection":
                 peer = self._peer(event, name)
-                self._states[name] = replace(state, connections=_without(state.connections, peer))
+                connections = _without(state.connections, peer)
+                if self._legacy(event, name) and peer in state.connections:
+                    connections[peer] = replace(
+                        state.connections[peer], state=ConnectionState.STANDALONE, role=Role.UNKNOWN
+                    )
+                self._states[name] = replace(state, connections=connections)
             case _:
                 peer, number = self._peer(event, name), event.number("volume")
                 if peer in state.connections:
                     connection = state.connections[peer]
-                    connection = replace(connection, volumes=_without(connection.volumes, number))
+                    volumes = _without(connection.volumes, number)
+                    if self._legacy(event, name) and number in state.volumes:
+                        volumes[number] = PeerVolume(ReplicationState.OFF, DiskState.UNKNOWN)
+                    connection = replace(connection, volumes=volumes)
                     self._states[name] = replace(state, connections=state.connections | {peer: connection})
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import structlog
 
 from hactl.errors import Refused
+from hactl.log import Log
 from hactl.store.etcd_members import Elsewhere, Member, Members, words
 from hactl.store.etcd_rpc import LEADER_NEEDED, rpc
 from hactl.store.protocol import LEASE_LOST
 
-_log = structlog.get_logger("hactl.store")
+_log = Log()
 
 
 def _now() -> float:

@@ -12,15 +12,15 @@ from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
-import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from hactl.errors import Refused, Unknown
+from hactl.log import Log
 from hactl.store.etcd_rpc import LEADER_NEEDED, OPTIONS, rpc
 from hactl.store.etcd_verdict import Outcome, judge
 from hactl.store.protocol import OUTCOME_UNKNOWN, UNREACHABLE
 
-_log = structlog.get_logger("hactl.store")
+_log = Log()
 T = TypeVar("T")
 _HINT = "is hactl-etcd.service up on most of the store's nodes, and the cluster network?"
 

@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import structlog
 
 from hactl.errors import Refused
+from hactl.log import Log
 from hactl.store.etcd_members import Member, Members, words
 from hactl.store.etcd_rpc import LEADER_NEEDED, rpc
 from hactl.store.protocol import Changes, Item, Reset, Snapshot
 from hactl.store.request import first_after
 
-_log = structlog.get_logger("hactl.store")
+_log = Log()
 _PAUSE = (0.05, 1.0)
 """Seconds between attempts to connect: the first, and the longest."""
 

@@ -65,7 +65,7 @@ class DmGates:
         if size <= 0 or size % SECTOR:
             raise Failed("gate-size", f"gate {name}: a size of {size} bytes is not a number of sectors")
         async with self._locks[name]:
-            devices = await self._list(())
+            devices = await self._list((name, name + _HOLD))
             gate, hold = devices.get(name), devices.get(name + _HOLD)
             for device, uuid in ((gate, _GATE_UUID + name), (hold, _HOLD_UUID + name)):
                 if device is not None and device.uuid != uuid:
@@ -133,7 +133,7 @@ class DmGates:
 
     async def remove(self, name: str) -> None:
         async with self._locks[name]:
-            devices = await self._list(())
+            devices = await self._list((name, name + _HOLD))
             # The gate first, since it has the hold device open if it leads there.
             for device_name, uuid in ((name, _GATE_UUID + name), (name + _HOLD, _HOLD_UUID + name)):
                 device = devices.get(device_name)
@@ -166,7 +166,8 @@ class DmGates:
         return GateState(gate.name, found, gate.size, gate.node, backing)
 
     async def _pair(self, name: str) -> tuple[Device, Device]:
-        """The gate and its hold device. Named, so that the cost does not depend on what else there is."""
+        """The gate and its hold device. Here as elsewhere they are named, so that the cost does not depend on
+        what else there is."""
         devices = await self._list((name, name + _HOLD))
         gate, hold = devices.get(name), devices.get(name + _HOLD)
         if not _live(gate) or not _live(hold):

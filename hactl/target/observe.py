@@ -48,7 +48,11 @@ class Scope:
     astray: frozenset[str] = frozenset()
 
     def looks_into(self, hba: str) -> bool:
-        return self.id is None or not in_range(hba) or hba in self.astray or in_slots(hba, self.id)
+        if self.id is None or hba in self.astray:
+            return True
+        # Asked of every HBA there is, so its name is taken apart once.
+        number = _number(hba)
+        return number is None or _slot(number) == self.id
 
     def has(self, backstore: str) -> bool:
         return backstore.rpartition(".")[0] == f"{PREFIX}{self.resource}"
@@ -113,14 +117,25 @@ def plugin_of(hba: str) -> str:
 
 def in_range(hba: str) -> bool:
     """Whether an HBA has a number that hactl gives, of a plugin that hactl uses."""
-    found = _HBA.match(hba)
-    return found is not None and plugin_of(hba) in PLUGINS and HBA_BASE <= int(found[1]) < HBA_END
+    return _number(hba) is not None
 
 
 def in_slots(hba: str, resource_id: int) -> bool:
     """Whether an HBA is one that the backstores of a resource are put into."""
     found = _HBA.match(hba)
-    return found is not None and (int(found[1]) - HBA_BASE) % HBA_STEP // 16 == resource_id
+    return found is not None and _slot(int(found[1])) == resource_id
+
+
+def _number(hba: str) -> int | None:
+    """Number of an HBA, if it is in the range that hactl gives, of a plugin that hactl uses."""
+    plugin, _, digits = hba.rpartition("_")
+    number = int(digits) if digits.isdecimal() and plugin in PLUGINS else -1
+    return number if HBA_BASE <= number < HBA_END else None
+
+
+def _slot(number: int) -> int:
+    """Id of the resource whose backstores an HBA of a number in the range is for."""
+    return (number - HBA_BASE) % HBA_STEP // 16
 
 
 def target_names(fs: ConfigFs) -> list[str]:

@@ -13,6 +13,8 @@ from lab import product, story
 from lab.api import Lab
 
 EVIDENCE = Path(os.environ.get("HACTL_LAB_EVIDENCE", "out/evidence"))
+collect_ignore = ["long"]
+"""Only if it is named on the command line."""
 ORDER = (
     "test_lab",
     "test_contracts",
@@ -21,6 +23,7 @@ ORDER = (
     "test_access",
     "test_story",
     "test_take_over",
+    "test_state",
 )
 """One boot serves all files; each begins with what the one before it left."""
 

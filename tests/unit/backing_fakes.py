@@ -58,6 +58,7 @@ class FakePrograms:
         self.lvmconfig = ""
         self.die_after: int | None = None
         self.before: dict[str, Callable[[], None]] = {}
+        self._modprobe(["loop"])
 
     async def run(
         self, argv: Sequence[str], *, timeout: float = 30.0, check: bool = True, stdin: str | None = None
@@ -203,6 +204,17 @@ class FakePrograms:
             os.truncate(path, size)
         return 0, ""
 
+    @property
+    def control(self) -> Path:
+        """The node of loop(4) by which devices are had; there once the module is loaded."""
+        return self.links / "loop-control"
+
+    def _modprobe(self, words: list[str]) -> tuple[int, str]:
+        assert words == ["loop"]
+        self.links.mkdir(parents=True, exist_ok=True)
+        self.control.touch()
+        return 0, ""
+
     def _losetup(self, words: list[str]) -> tuple[int, str]:
         if "--json" in words:
             if not self.loops:
@@ -221,6 +233,8 @@ class FakePrograms:
             self._tell(words[-1], loop)
             return 0, ""
         assert {"--find", "--show", "--nooverlap", "--direct-io=on"} < set(words)
+        if not self.control.exists():
+            return 1, f"losetup: {words[-1]}: failed to set up loop device: No such file or directory\n"
         number = next(n for n in range(100) if f"/dev/loop{n}" not in self.loops)
         file = Path(words[-1])
         self.loops[f"/dev/loop{number}"] = FakeLoop(file, file.stat().st_size)

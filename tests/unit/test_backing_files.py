@@ -160,6 +160,12 @@ async def test_a_loop_device_that_somebody_attached_is_used_if_it_shows_all(worl
     assert str(world.link.readlink()) == "/dev/loop5", "the one that may be in use already"
 
 
+async def test_the_module_is_loaded_where_nothing_has_done_so_at_boot(world: World) -> None:
+    world.programs.control.unlink()
+    await world.backing.ensure(world.disk())
+    assert (await world.state()).ready
+
+
 async def test_a_loop_device_that_is_on_its_way_out_is_not_used(world: World) -> None:
     await world.backing.ensure(world.disk())
     world.programs.opened.add("/dev/loop0")

@@ -106,6 +106,8 @@ def test_progress() -> None:
     assert seen(ready, None).waiting == ("n2: its agent is not reached",)
     assert seen({"volumes": [volume(gate=None)]}, ready).waiting == ("n1: volume 0 is not set up",)
     assert seen({"volumes": []}, ready).waiting == ("n1: volume 0 is not set up",)
+    failing = {"volumes": [], "reason": "the pool is full"}
+    assert seen(failing, ready).waiting == ("n1: volume 0 is not set up (the pool is full)",)
     copying = [{"volumes": [{"number": 0, "done": 41.5}]}]
     late = {"volumes": [volume(disk="Inconsistent")], "connections": copying}
     assert seen(late, ready).waiting == ("n1: disk of volume 0 is Inconsistent, 42 %",)

@@ -122,18 +122,24 @@ async def test_three_nodes_make_a_cluster_and_each_can_leave_and_come_back(world
     # An etcd that loses its data must never make a new cluster of its own.
     assert [etcd_settings(n)["ETCD_INITIAL_CLUSTER_STATE"] for n in (n1, n2, n3)] == ["existing"] * 3
 
+    copy = n1.kit.layout.desired_copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text("the agent's")
     await leave(n1.kit, n1.told.append)
 
     assert n1.files() == {}
+    assert not copy.exists()
     assert not n1.kit.layout.etcd_data.exists()
     assert not await n1.services.active(ETCD_UNIT)
     assert not await n1.services.active(AGENT_UNIT)
     assert [n.name for n in (await state(n2)).cluster.nodes] == ["n2", "n3"]
     await eventually(n2, {"n2": True, "n3": True})
 
+    copy.write_text("of an earlier life")
     again = await invited(n2)
     await join(again, n1.draft, n1.kit, n1.told.append)
 
+    assert not copy.exists()
     await eventually(n2, {"n1": True, "n2": True, "n3": True})
     assert (await state(n1)).cluster.node("n1").id == 1
 

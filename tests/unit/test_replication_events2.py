@@ -232,6 +232,43 @@ def test_drbd_8_4_names_no_peer_and_no_progress() -> None:
     assert set(fold(DRBD_8_4.splitlines())["r0"].connections) == {"peer"}
 
 
+DISCONNECTED_8_4 = """\
+exists resource name:r0 role:Secondary suspended:no
+exists connection name:r0 peer-node-id:0 conn-name:peer connection:Connected role:Primary
+exists device name:r0 volume:0 minor:16 disk:UpToDate
+exists peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Established peer-disk:UpToDate \
+resync-suspended:no
+exists -
+change connection name:r0 peer-node-id:0 conn-name:peer connection:Disconnecting role:Unknown
+change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Off peer-disk:DUnknown
+change connection name:r0 peer-node-id:0 conn-name:peer
+change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0
+change connection name:r0 peer-node-id:0 conn-name:peer connection:StandAlone
+destroy peer-device name:r0 peer-node-id:0 conn-name:peer volume:0
+destroy connection name:r0 peer-node-id:0 conn-name:peer
+"""
+ALONE_8_4 = """\
+exists resource name:r0 role:Secondary suspended:no
+exists connection name:r0 peer-node-id:0 connection:StandAlone role:Unknown
+exists device name:r0 volume:0 minor:16 disk:UpToDate
+exists peer-device name:r0 peer-node-id:0 volume:0 replication:Off peer-disk:DUnknown resync-suspended:no
+exists -
+"""
+
+
+def test_on_drbd_8_4_a_connection_that_is_destroyed_is_alone() -> None:
+    """Recorded while somebody ran ``drbdadm disconnect r0``, and asked anew afterwards."""
+    folder = Events2({"r0": "beta"})
+    for line in DISCONNECTED_8_4.splitlines():
+        folder.feed(line)
+    assert folder.snapshot == fold(ALONE_8_4.splitlines(), {"r0": "beta"})
+    assert folder.snapshot is not None
+    assert folder.snapshot["r0"].connections["beta"].state is ConnectionState.STANDALONE
+    for line in ("destroy device name:r0 volume:0 minor:16", "destroy resource name:r0"):
+        folder.feed(line)
+    assert folder.snapshot == {}
+
+
 def test_the_recorded_stream_of_drbd_8_4() -> None:
     folder = Events2({"hactl-contract": "elsewhere"})
     seen = []

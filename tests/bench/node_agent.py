@@ -1,0 +1,98 @@
+"""The agent's work on the node this is started on, with its real adapters, and nobody to talk to:
+
+    python -m tests.bench.node_agent COUNT NODE ADDRESS BEGAN
+
+``BEGAN``: when the process was started, by the machine's monotonic clock. Brings up what is not, does some
+passes that find nothing to do, and ends without taking anything down. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import statistics
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import structlog
+
+from hactl.agents import main as agent_main
+from hactl.agents.agent import Agent
+from hactl.agents.kit import Timings
+from hactl.agents.memory_peers import MemoryNetwork
+from hactl.model.desired import Desired
+from hactl.model.spec import ClusterSpec
+from hactl.runner import Completed, SubprocessRunner
+from hactl.target import configfs
+from tests.bench.memory import resident
+from tests.bench.node_spec import spec_of
+
+PASSES = 5
+
+
+class CountingRunner(SubprocessRunner):
+    """Notes which programs are started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: Counter[str] = Counter()
+
+    async def run(self, argv: Any, **more: Any) -> Completed:
+        self.programs[" ".join(argv[:2])] += 1
+        return await super().run(argv, **more)
+
+
+async def main(spec: ClusterSpec, node: str, began: float) -> dict[str, Any]:
+    imported = time.monotonic()
+    runner, fs = CountingRunner(), configfs.RealConfigFs()
+    await agent_main._load_modules(runner)
+    await configfs.load(runner, fs)
+    kit = agent_main._kit(runner, fs, node, MemoryNetwork().peers(node))  # type: ignore[arg-type]
+    steps: Counter[str] = Counter()
+    agent = Agent(
+        Desired(spec), node, kit, timings=Timings(), after_step=lambda _, step: steps.update([step])
+    )
+    await agent.start()
+    heard = asyncio.Event()
+
+    def changed() -> None:
+        heard.set()
+        agent.noticed()
+
+    following = asyncio.create_task(agent.follower.follow(changed))
+    await heard.wait()
+    started = time.monotonic()
+    await agent.attend()
+    while any(k.unfinished or k.reason for k in agent.keepers.values()):
+        agent.touch(*agent.keepers)
+        await agent.attend()
+    up = time.monotonic()
+    told, done = runner.programs.copy(), steps.copy()
+    passes = []
+    for _ in range(PASSES):
+        before = time.monotonic()
+        await agent.reconcile()
+        passes.append(time.monotonic() - before)
+    assert steps == done, "a pass that should have found nothing to do"
+    following.cancel()
+    await agent.close()
+    return {
+        "import_s": imported - began,
+        "start_s": started - imported,
+        "bring_up_s": up - started,
+        "whole_s": up - began,
+        "noop_pass_s": statistics.median(passes),
+        "rss_process_bytes": resident(),
+        "steps": dict(done),
+        "programs": dict(told),
+        "programs_of_noop": (runner.programs - told).total() / PASSES,
+    }
+
+
+if __name__ == "__main__":
+    _, count, node, address, began = sys.argv
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    print(json.dumps(asyncio.run(main(spec_of(int(count), node, address), node, float(began)))))
