@@ -142,7 +142,8 @@ record() {{
 
 set_value() {{ iscsiadm -m node -T "$1" -p "$2" -o update -n "$3" -v "$4" </dev/null; }}
 
-without_password() {{ set_value "$1" "$2" node.session.auth.authmethod None; }}
+# Passwords from before have to go: open-iscsi uses those it has, whatever authmethod says.
+without_password() {{ echo 'node.session.auth.authmethod = None' | with_password "$1" "$2" || failed=1; }}
 
 # Values on standard input, straight into open-iscsi's record: iscsiadm takes passwords as arguments only,
 # where every user of this machine could see them.

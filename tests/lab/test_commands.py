@@ -48,13 +48,18 @@ def test_the_hosts_script_brings_chap_along_and_shows_no_password(lab: Lab) -> N
         " --mutual-user tim --mutual-password-file /root/mutual"
     )
     client.write("/root/attach.sh", node.succeed("hactl host script c1"), 0o600)
-    # A shell that tells every command with its arguments, but for its own printf: none has a password.
-    traced = client.succeed("sh -x /root/attach.sh 2>&1 | grep -v '^+ printf'")
+    # Arguments are seen by every user of the machine: a program in the place of iscsiadm writes them down.
+    program = '#!/bin/sh\necho "$@" >>/root/arguments\nexec /usr/sbin/iscsiadm "$@"\n'
+    client.succeed("mkdir -p /root/bin")
+    client.write("/root/bin/iscsiadm", program, 0o755)
+    client.succeed("PATH=/root/bin:$PATH sh /root/attach.sh")
+    arguments = client.succeed("cat /root/arguments")
+    assert "--login" in arguments
     sessions = client.succeed("iscsiadm -m session -P 2 -S")
     assert sessions.count("username: bob") == sessions.count("username_in: tim") == 2
     kept = node.succeed("hactl dump; hactl host show c1; journalctl --no-pager")
     for password in passwords.values():
-        assert password not in traced
+        assert password not in arguments
         assert password not in kept
     client.execute(detach)
     node.succeed(f"hactl host set c1 --no-chap; rm {' '.join(passwords)}")
