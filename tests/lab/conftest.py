@@ -23,7 +23,6 @@ ORDER = (
     "test_access",
     "test_story",
     "test_take_over",
-    "test_state",
 )
 """One boot serves all files; each begins with what the one before it left."""
 
