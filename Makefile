@@ -1,7 +1,7 @@
 # Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
 PYTHON = .venv/bin/python
 
-.PHONY: demo demo-qemu test check unit lab-test lab-test-long lab-test-qemu soak ready clean
+.PHONY: demo demo-qemu test check unit lab-test lab-test-long lab-test-qemu soak ready bench-scale clean
 
 ready:
 	@lab/bootstrap.sh
@@ -42,6 +42,10 @@ lab-test-qemu: ready
 ROUNDS = 20
 soak: ready
 	for round in $$(seq $(ROUNDS)); do echo "round $$round"; $(PYTHON) -m pytest -q -x tests/lab --timeout 900 || exit 1; done
+
+# What hactl costs by number of resources, and beside targetctl: docs/benchmarks.md. On a quiet machine.
+bench-scale: ready
+	$(PYTHON) -m tests.bench.scale
 
 clean:
 	-.venv/bin/lab down --remove

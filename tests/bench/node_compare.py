@@ -27,6 +27,7 @@ def run(*argv: str) -> tuple[float, str]:
     began = time.monotonic()
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - began
+    print(f"{seconds:8.2f} s  {' '.join(argv[-6:])}", file=sys.stderr, flush=True)
     if done.returncode:
         raise SystemExit(f"{argv}: status {done.returncode}: {done.stderr}")
     # It reports errors this way, and always that the folder for PR state is not the one it would choose.
@@ -102,6 +103,7 @@ def slices(disk: str, count: int) -> None:
 def main() -> None:
     _, count, rounds, node, address, disk = sys.argv
     bench = Bench(int(count), node, address)
+    run("modprobe", "--all", "dm_mod", "drbd", "target_core_mod", "iscsi_target_mod")
     gates, _ = bench.tree("gates")
     found = [bench.round() for _ in range(int(rounds))]
     bench.tree("down")

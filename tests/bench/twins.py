@@ -2,7 +2,7 @@
 
     python -m tests.bench.twins N
 
-Prints one JSON object: seconds, bytes, counts.
+Prints one JSON object: seconds of processor time, bytes, counts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ PASSES = 5
 
 
 async def timed(work: Callable[[], Awaitable[T]]) -> tuple[float, T]:
-    """How many seconds it took, and what it gave."""
-    began = time.perf_counter()
+    """How many seconds of processor time it took, and what it gave. All of it is in this process, and the
+    clock on the wall would tell what else the machine does."""
+    began = time.process_time()
     result = await work()
-    return time.perf_counter() - began, result
+    return time.process_time() - began, result
 
 
 async def measure(count: int) -> dict[str, Any]:
