@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 async def resource_document(keeper: Keeper, common: Common = NOTHING) -> dict[str, Any]:
     """One resource, as in the node's document; one that cannot be looked at does not hide the others."""
-    desired = keeper.desired()
     try:
         observed = await keeper.glance(EVERYTHING, common)
     except HactlError as error:
-        return resource_unseen(keeper.spec, desired, error, active_node=keeper.active_node)
+        return resource_unseen(keeper.spec, keeper.desired(), error, active_node=keeper.active_node)
     desired = keeper.desired()
     return resource_status(
         keeper.spec,

@@ -93,27 +93,15 @@ def resource_unseen(
     spec: ResourceSpec, desired: ResourceDesired, error: HactlError, *, active_node: str | None
 ) -> dict[str, Any]:
     """A resource that cannot be observed: what is known all the same, and why not more."""
-    problem = {"code": error.code, "message": error.message, "hint": error.hint}
     return {
         "name": spec.name,
         "iqn": spec.iqn,
         "role": desired.role.value,
         "active_node": active_node,
         "reason": str(error),
-        "volumes": [
-            {
-                "number": volume.number,
-                "lun": volume.lun,
-                "size": volume.size,
-                "minor": volume.minor,
-                "gate": None,
-                "disk": None,
-                "alua": {},
-            }
-            for volume in desired.volumes
-        ],
+        "volumes": _volumes(desired, ResourceObserved()),
         "connections": [],
-        "problems": [problem],
+        "problems": [error.as_dict()],
         "pending": [],
     }
 

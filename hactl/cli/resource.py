@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hactl.cli.options import SOCKET, Destroy, Json, Node, Resource, Socket
-from hactl.cli.reporting import begin, named, print_json
+from hactl.cli.reporting import Mode, begin, named, print_json
 
 if TYPE_CHECKING:
     from hactl.model.desired import Desired
@@ -224,20 +224,21 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete a resource and its data; asks for its name unless --yes-destroy or --keep-data is given."""
-    from hactl.cli import confirm
-    from hactl.cli.configuration import edit, read
+    from hactl.cli.configuration import edit
     from hactl.cli.documents import leftovers_of
     from hactl.model import edit as edits
     from hactl.model import find
 
-    mode = begin(context, as_json)
+    begin(context, as_json)
     named("resource", resource)
-    if keep_data and yes_destroy:
-        raise typer.BadParameter("--keep-data and --yes-destroy contradict each other")
-    find.resource(read(context), resource)
-    if not keep_data:
-        confirm.destruction(mode, (resource,), tuple(yes_destroy or ()), "deleting resource")
-    mode.ordering = True
+    approve(
+        context,
+        resource,
+        yes_destroy,
+        keep_data,
+        lambda desired: find.resource(desired, resource),
+        "deleting resource",
+    )
     edit(
         context,
         f"delete resource {resource}",
@@ -328,22 +329,19 @@ def remove_replica(
     as_json: Json = False,
 ) -> None:
     """Take a resource from a node, with the copy of its data there; never the last copy."""
-    from hactl.cli import confirm
-    from hactl.cli.configuration import read
     from hactl.model import edit as edits
 
-    mode = begin(context, as_json)
+    begin(context, as_json)
     named("resource", resource)
     named("node", node)
-    if keep_data and yes_destroy:
-        raise typer.BadParameter("--keep-data and --yes-destroy contradict each other")
-    # Refusals first: nobody should type a name for what is not possible anyway.
-    edits.remove_replica(read(context), resource, node, destroy=not keep_data)
-    if not keep_data:
-        confirm.destruction(
-            mode, (resource,), tuple(yes_destroy or ()), f"on {node} only, removing the replica of resource"
-        )
-    mode.ordering = True
+    approve(
+        context,
+        resource,
+        yes_destroy,
+        keep_data,
+        lambda desired: edits.remove_replica(desired, resource, node, destroy=not keep_data),
+        f"on {node} only, removing the replica of resource",
+    )
     edit_resource(
         context,
         resource,
@@ -351,6 +349,28 @@ def remove_replica(
         lambda desired: edits.remove_replica(desired, resource, node, destroy=not keep_data),
         f"{resource}: {node} takes it down" + ("" if keep_data else " and removes its copy"),
     )
+
+
+def approve(
+    context: typer.Context,
+    resource: str,
+    yes_destroy: list[str] | None,
+    keep_data: bool,
+    possible: Callable[[Desired], object],
+    what: str,
+) -> None:
+    """Return if data of a resource may be removed, or none is; ``possible`` refuses what cannot be."""
+    from hactl.cli import confirm
+    from hactl.cli.configuration import read
+
+    if keep_data and yes_destroy:
+        raise typer.BadParameter("--keep-data and --yes-destroy contradict each other")
+    # Refusals first: nobody should type a name for what is not possible anyway.
+    possible(read(context))
+    mode: Mode = context.obj
+    if not keep_data:
+        confirm.destruction(mode, (resource,), tuple(yes_destroy or ()), what)
+    mode.ordering = True
 
 
 def edit_resource(

@@ -8,7 +8,7 @@ import typer
 
 from hactl.cli.options import Destroy, Json, Resource
 from hactl.cli.reporting import begin, named
-from hactl.cli.resource import Disks, KeepData, disks_of, edit_resource, new_serial
+from hactl.cli.resource import Disks, KeepData, approve, disks_of, edit_resource, new_serial
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Volumes of a resource, each a LUN.")
 
@@ -73,21 +73,18 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Remove a volume and its data; asks for the name unless --yes-destroy or --keep-data is given."""
-    from hactl.cli import confirm
-    from hactl.cli.configuration import read
     from hactl.model import edit as edits
 
-    mode = begin(context, as_json)
+    begin(context, as_json)
     named("resource", resource)
-    if keep_data and yes_destroy:
-        raise typer.BadParameter("--keep-data and --yes-destroy contradict each other")
-    # Refusals first: nobody should type a name for what is not possible anyway.
-    edits.remove_volume(read(context), resource, number, destroy=not keep_data)
-    if not keep_data:
-        confirm.destruction(
-            mode, (resource,), tuple(yes_destroy or ()), f"removing volume {number} of resource"
-        )
-    mode.ordering = True
+    approve(
+        context,
+        resource,
+        yes_destroy,
+        keep_data,
+        lambda desired: edits.remove_volume(desired, resource, number, destroy=not keep_data),
+        f"removing volume {number} of resource",
+    )
     edit_resource(
         context,
         resource,
