@@ -105,7 +105,7 @@ def parse(data: bytes | str) -> Saved:
     try:
         whole = _object(value, "the file")
         stores: dict[tuple[str, str], Store | str] = {}
-        if not whole.keys() & {"storage_objects", "targets"}:
+        if whole and not whole.keys() & {"storage_objects", "targets"}:
             raise OddError("it has neither storage_objects nor targets")
         for k, item in enumerate(_list(whole, "storage_objects", "the file")):
             where = f"storage_objects[{k}]"
