@@ -105,8 +105,6 @@ def parse(data: bytes | str) -> Saved:
     try:
         whole = _object(value, "the file")
         stores: dict[tuple[str, str], Store | str] = {}
-        if whole and not whole.keys() & {"storage_objects", "targets"}:
-            raise OddError("it has neither storage_objects nor targets")
         for k, item in enumerate(_list(whole, "storage_objects", "the file")):
             where = f"storage_objects[{k}]"
             one = _object(item, where)

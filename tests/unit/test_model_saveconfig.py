@@ -309,17 +309,7 @@ def test_names_are_made_and_kept_apart() -> None:
 
 
 def test_files_that_are_not_targetclis() -> None:
-    for data in (
-        "",
-        "[]",
-        "{}",
-        "{",
-        "\xff",
-        '{"targets": {}}',
-        '{"storage_objects": [1]}',
-        "[" * 100_000,
-        "NaN",
-    ):
+    for data in ("", "[]", "{", "\xff", '{"targets": {}}', '{"storage_objects": [1]}', "[" * 100_000, "NaN"):
         error = refused(lambda data=data: take_over(data, cluster(), "n1", sizes={}))  # type: ignore[misc]
         assert error.code == "saveconfig-damaged"
     assert refused(lambda: take_over("{}", cluster(), "n9", sizes={})).code == "unknown-node"
