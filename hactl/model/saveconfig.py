@@ -104,6 +104,8 @@ def parse(data: bytes | str) -> Saved:
         raise _damaged("it is not JSON") from None
     try:
         whole = _object(value, "the file")
+        if not {"storage_objects", "targets"} & whole.keys():
+            raise OddError("it has neither storage_objects nor targets")
         stores: dict[tuple[str, str], Store | str] = {}
         for k, item in enumerate(_list(whole, "storage_objects", "the file")):
             where = f"storage_objects[{k}]"

@@ -80,8 +80,8 @@ def take_over(
     :class:`Refused` ``saveconfig-damaged`` or ``unknown-node``. In :func:`hactl.store.desired.change`:
     ``lambda desired: take_over(data, desired, ...).desired``.
     """
-    saved = parse(data)
     find.node(desired, node)
+    saved = parse(data)
     work = _Work(saved, desired, node, sizes, seen or {}, peers)
     without: dict[str, Remark] = {}
     while True:

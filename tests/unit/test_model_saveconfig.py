@@ -313,7 +313,7 @@ def test_files_that_are_not_targetclis() -> None:
         error = refused(lambda data=data: take_over(data, cluster(), "n1", sizes={}))  # type: ignore[misc]
         assert error.code == "saveconfig-damaged"
     assert refused(lambda: take_over("{}", cluster(), "n9", sizes={})).code == "unknown-node"
-    assert taken({}).complete
+    assert taken({"storage_objects": [], "targets": []}).complete
 
 
 def test_another_node_is_told() -> None:
