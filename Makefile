@@ -1,7 +1,7 @@
 # Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
 PYTHON = .venv/bin/python
 
-.PHONY: demo demo-qemu test check unit lab-test lab-test-long lab-test-qemu soak ready bench-scale clean
+.PHONY: demo demo-qemu test check unit lab-test lab-test-all lab-test-long lab-test-qemu soak ready bench-scale clean
 
 ready:
 	@lab/bootstrap.sh
@@ -27,6 +27,10 @@ unit: ready
 lab-test: ready
 	$(PYTHON) -m pytest tests/lab --timeout 900
 
+# All that fits on that boot: the lab itself, contracts on a real kernel, bad input, access, killed agents.
+lab-test-all: ready
+	HACTL_LAB_SWITCHOVERS=10 $(PYTHON) -m pytest tests/lab tests/lab/more --timeout 900
+
 # Campaigns that are too long for each change: kills at random moments, nodes that come and go. SEED from the
 # output of an earlier run makes the same choices again.
 KILLS = 30
@@ -36,7 +40,7 @@ lab-test-long: ready
 
 # The same with every machine in QEMU: slow where there is no KVM.
 lab-test-qemu: ready
-	HACTL_LAB_MACHINES=qemu $(PYTHON) -m pytest tests/lab --timeout 3600
+	HACTL_LAB_MACHINES=qemu HACTL_LAB_SWITCHOVERS=10 $(PYTHON) -m pytest tests/lab tests/lab/more --timeout 3600
 
 # The lab tests again and again, up to the first failure.
 ROUNDS = 20

@@ -13,15 +13,17 @@ from lab import product, story
 from lab.api import Lab
 
 EVIDENCE = Path(os.environ.get("HACTL_LAB_EVIDENCE", "out/evidence"))
-collect_ignore = ["long"]
-"""Only if it is named on the command line."""
+collect_ignore = ["long", "more"]
+"""Only if they are named on the command line."""
 ORDER = (
     "test_lab",
     "test_contracts",
     "test_commands",
+    "test_host_script",
     "test_bad_input",
     "test_access",
     "test_story",
+    "test_disturbed",
     "test_take_over",
 )
 """One boot serves all files; each begins with what the one before it left."""

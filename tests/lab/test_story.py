@@ -6,13 +6,14 @@ The tests follow each other on one lab, in the order of the file.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 from lab import plot, story
 from lab.api import Lab, Machine
 
-SWITCHOVERS = 10
+SWITCHOVERS = int(os.environ.get("HACTL_LAB_SWITCHOVERS", "3"))
 OUT = Path("out")
 
 
@@ -89,7 +90,7 @@ def test_every_path_reports_the_whole_truth(cluster: Lab, device: str) -> None:
         assert groups.get(0, (2, ()))[1] == ()  # LIO's default group has no port
 
 
-def test_ten_switchovers_under_load(cluster: Lab, device: str, load: story.Load) -> None:
+def test_switchovers_under_load(cluster: Lab, device: str, load: story.Load) -> None:
     client = cluster["c1"]
     measured = []
     for number in range(1, SWITCHOVERS + 1):
@@ -193,45 +194,6 @@ def test_refused_while_the_destination_has_no_gate(cluster: Lab, load: story.Loa
     cluster[standby].succeed(change.format("error"))
     cluster[standby].wait_until_succeeds('hactl status --json | grep \'"gate": "closed"\'')
     cluster[active].succeed(f"hactl switchover r0 --to {standby}")
-
-
-def test_agents_killed_in_the_middle(cluster: Lab, load: story.Load) -> None:
-    """kill -9 of either agent at moments spread over a switchover: it ends in one of two sound states."""
-    ended = []
-    for number in range(12):
-        active, standby = story.active_node(cluster), story.standby_node(cluster)
-        victim = cluster[active if number % 2 else standby]
-        delay = 0.05 + 0.15 * (number // 2)
-        order = f"hactl switchover r0 --to {standby} >/tmp/order 2>&1; echo $? >/tmp/ended"
-        cluster[active].succeed(
-            f"rm -f /tmp/ended; systemd-run --unit=order --collect --expand-environment=no bash -c '{order}'"
-        )
-        # Not waiting for anything: the moment of the kill is what is varied here.
-        victim.succeed(f"sleep {delay}; systemctl kill --signal=KILL hactl-agent")
-        load.wait_for_progress()
-        ended.append(int(cluster[active].wait_until_succeeds("cat /tmp/ended", timeout=60)))
-        # Done, failed, refused, not reachable, unknown: every end that hactl documents, and no other.
-        assert ended[-1] in (0, 1, 3, 4, 5), cluster[active].succeed("cat /tmp/order")
-        story.wait_until_settled(cluster)
-        story.wait_until_paths(cluster["c1"], active=story.active_node(cluster), lab=cluster)
-    # The kills fell into the middle of some switchovers, and not of all.
-    assert len(set(ended)) > 1, ended
-
-
-def test_foreign_targets_are_left_alone(cluster: Lab) -> None:
-    node = cluster["n1"]
-    node.succeed(
-        "truncate -s 16M /root/other.img && targetcli /backstores/fileio create other /root/other.img 16M"
-        " && targetcli /iscsi create iqn.2003-01.org.example:other"
-        " && targetcli /iscsi/iqn.2003-01.org.example:other/tpg1/luns create /backstores/fileio/other"
-    )
-    node.succeed("systemctl restart hactl-agent")
-    story.wait_until_settled(cluster)
-    assert "other" in node.succeed("targetcli ls /iscsi/iqn.2003-01.org.example:other/tpg1/luns")
-    node.succeed(
-        "targetcli /iscsi delete iqn.2003-01.org.example:other && targetcli /backstores/fileio delete other"
-    )
-    assert story.active_node(cluster) in ("n1", "n2")
 
 
 def test_a_grown_volume_is_seen_by_the_client_under_load(cluster: Lab, device: str, load: story.Load) -> None:
