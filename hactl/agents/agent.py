@@ -59,6 +59,9 @@ class Agent(Orders):
             )
         return views
 
+    async def on_reserved(self, caller: str, unit: str, index: int) -> None:  # noqa: ARG002 - all may ask
+        await self.kit.standing.applied(unit, index)
+
     async def on_document(self, caller: str) -> dict[str, Any]:  # noqa: ARG002 - all may know
         return await node_document(self)
 
@@ -78,6 +81,9 @@ class Agent(Orders):
                 reasons = unready(keeper.desired(), await keeper.observe(), giver=caller)
         except TimeoutError:
             reasons = (f"{self.node} is busy with {keeper.name}",)
+        behind = self.kit.standing.unready(keeper.name)
+        if behind is not None:
+            reasons = (*reasons, behind)
         if reasons:
             self._expected.over(keeper.name)
         else:

@@ -25,6 +25,22 @@ def unsettled(
     )
 
 
+class Carried:
+    """Which of a resource's disks carry DRBD meta-data; each is asked about once, so keep it for one look
+    only."""
+
+    def __init__(self, kit: Kit, spec: ResourceSpec) -> None:
+        self._kit = kit
+        self._spec = spec
+        self._known: dict[int, bool] = {}
+
+    async def by(self, volume: int) -> bool:
+        """As :meth:`hactl.replication.protocol.Replication.has_metadata`."""
+        if volume not in self._known:
+            self._known[volume] = await self._kit.drbd.has_metadata(self._spec, volume)
+        return self._known[volume]
+
+
 async def problems(
     kit: Kit,
     cluster: ClusterSpec,
@@ -32,6 +48,7 @@ async def problems(
     spec: ResourceSpec,
     state: ResourceState | None,
     fresh: frozenset[int],
+    carried: Carried,
 ) -> tuple[Problem, ...]:
     """What keeps the node's disks from being used for ``spec``; empty if nothing does.
 
@@ -40,7 +57,7 @@ async def problems(
     that cannot be looked at is a problem as well, and so is a resource file that hactl did not write.
     """
     try:
-        return await _problems(kit, cluster, node, spec, state, fresh)
+        return await _problems(kit, cluster, node, spec, state, fresh, carried)
     except HactlError as error:
         return (Problem((), error.code, error.message, error.hint),)
 
@@ -52,6 +69,7 @@ async def _problems(
     spec: ResourceSpec,
     state: ResourceState | None,
     fresh: frozenset[int],
+    carried: Carried,
 ) -> tuple[Problem, ...]:
     placed = await kit.drbd.placed(spec.name)
     volumes = unsettled(spec, node, state, placed)
@@ -63,16 +81,16 @@ async def _problems(
     for volume in volumes:
         known = volume.number in fresh or placed.get(volume.number) == volume.disks[node]
         device = devices[volume.disks[node]]
-        if known and device.exists and device.is_block and await _carries(kit, spec, volume):
+        if known and device.exists and device.is_block and await _carries(carried, volume):
             own.add((spec.name, volume.number))
     only = cluster.model_copy(update={"resources": (spec.model_copy(update={"volumes": volumes}),)})
     return judge(only, node, devices, version=await kit.drbd.version(), own=own)
 
 
-async def _carries(kit: Kit, spec: ResourceSpec, volume: VolumeSpec) -> bool:
+async def _carries(carried: Carried, volume: VolumeSpec) -> bool:
     # Not libblkid's word: it does not find the meta-data of a disk that was enlarged while it was detached.
     try:
-        return await kit.drbd.has_metadata(spec, volume.number)
+        return await carried.by(volume.number)
     except Refused:
         # Somebody else has the disk open, which the judgement reports in its own words.
         return False

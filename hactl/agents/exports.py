@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from hactl.agents.kit import OTHERS, Devices, Pending, View
@@ -18,7 +18,7 @@ from hactl.target.changes import Change as TreeChange
 from hactl.target.configfs import ConfigFs
 from hactl.target.observe import Scope, in_slots, observe
 from hactl.target.plan import plan
-from hactl.target.tree import PREFIX, Backstore, Target, Tree, desired
+from hactl.target.tree import PREFIX, Backstore, PrTree, Target, Tree, desired
 
 Wanted = Sequence[tuple[ClusterSpec, ResourceSpec]]
 
@@ -34,6 +34,9 @@ class LioExports:
         self._fs = fs
         self._node = node
         self._one = asyncio.Lock()
+        self.reservations: Callable[[ResourceSpec], PrTree | None] = lambda _: None
+        """What keeping its reservations in step needs of a resource's tree; :class:`Refused` while that is
+        not known."""
         self._astray: frozenset[str] | None = None
         """HBAs of backstores that lie elsewhere than a resource's id says; None until all were looked at."""
 
@@ -118,7 +121,9 @@ class LioExports:
         return observe(self._fs, Scope(name, iqn, number, self._astray))
 
     def _desired(self, cluster: ClusterSpec, spec: ResourceSpec, devices: Devices) -> Tree:
-        return desired(cluster.model_copy(update={"resources": (spec,)}), self._node, devices)
+        alone = cluster.model_copy(update={"resources": (spec,)})
+        reservations = self.reservations(spec)
+        return desired(alone, self._node, devices, {} if reservations is None else {spec.name: reservations})
 
     def _states(self, cluster: ClusterSpec, spec: ResourceSpec) -> View:
         if not self._fs.exists(f"iscsi/{spec.iqn}"):

@@ -42,6 +42,9 @@ class Keeper(LocalResource):
         peer = observed.primary_peer()
         if peer is not None:
             reasons = (*reasons, f"DRBD says {peer} is Primary")
+        behind = self.kit.standing.unready(self.name)
+        if behind is not None:
+            reasons = (*reasons, behind)
         if reasons:
             raise Refused(
                 "not-ready",

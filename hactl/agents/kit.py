@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hactl.agents.clock import Clock
@@ -12,7 +12,7 @@ from hactl.agents.peers import Peers
 from hactl.agents.states import Change
 from hactl.alua.states import AccessState
 from hactl.backing.protocol import Backing
-from hactl.errors import HactlError
+from hactl.errors import HactlError, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication.blockdev import BlockDevices
 from hactl.replication.protocol import Replication
@@ -71,6 +71,25 @@ class Exports(Protocol):
     ) -> None: ...
 
 
+async def _nothing(*_: object) -> None:
+    """Where no reservations are kept in step."""
+
+
+async def _none(serial: str, index: int) -> None:  # noqa: ARG001 - as it is called
+    raise Refused("unknown-unit", "this node keeps no reservations in step", "see hactl status")
+
+
+@dataclass
+class Standing:
+    """What persistent reservations have to say in who may be active. ``unready``: why this node must not for
+    a resource; ``confirm`` it with the store, given the nodes that are down; ``applied``: another node asks
+    whether a unit has an entry of its log."""
+
+    unready: Callable[[str], str | None] = lambda _: None
+    confirm: Callable[[str, Iterable[str]], Awaitable[None]] = _nothing
+    applied: Callable[[str, int], Awaitable[None]] = _none
+
+
 @dataclass(frozen=True)
 class Kit:
     """One node's adapters."""
@@ -83,6 +102,7 @@ class Kit:
     clock: Clock
     disks: BlockDevices
     backing: Backing
+    standing: Standing = field(default_factory=Standing)
 
 
 @dataclass(frozen=True)

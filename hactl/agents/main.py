@@ -27,6 +27,7 @@ from hactl.agents.kit import Kit
 from hactl.agents.leftovers import Done
 from hactl.agents.membership import Membership
 from hactl.agents.notify import notify
+from hactl.agents.reservations import Keeping, door_secret
 from hactl.agents.source import FileSource, Source, StoreSource
 from hactl.agents.status import own_node
 from hactl.backing.pools import Pools
@@ -102,14 +103,17 @@ async def _run(spec_path: Path | None, socket: Path) -> None:
             client = None if certificates is None else certificates.client()
             server = None if certificates is None else certificates.server()
             peers = peer.HttpsPeers(client)
-            kit = _kit(runner, fs, node, peers)
-            agent = Agent(desired, node, kit)
+            exports = LioExports(fs, node)
+            agent = Agent(desired, node, _kit(runner, exports, node, peers))
+            keeping = None
+            if place.store is not None:
+                keeping = Keeping(agent, exports, place.store, fs, runner, door_secret())
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
             try:
-                await _serve(agent, place, states, (client, server), socket, stop)
+                await _serve(agent, place, states, (client, server), socket, stop, keeping)
             finally:
                 notify("STOPPING=1")
                 # I/O goes on without the agent: nothing in the kernel is taken back.
@@ -134,12 +138,12 @@ def _own_node(desired: Desired) -> str:
         ) from None
 
 
-def _kit(runner: Runner, fs: configfs.ConfigFs, node: str, peers: peer.HttpsPeers) -> Kit:
+def _kit(runner: Runner, exports: LioExports, node: str, peers: peer.HttpsPeers) -> Kit:
     return Kit(
         # A change of role that takes longer than a handover may last is of no use to it.
         drbd=Drbd(runner, node=node, role_timeout=8.0),
         gates=DmGates(DmIoctl(Dmsetup(runner), dm_ioctl.kernel())),
-        exports=LioExports(fs, node),
+        exports=exports,
         journal=FileJournal(),
         peers=peers,
         clock=BootClock(),
@@ -155,14 +159,17 @@ async def _serve(
     contexts: tuple[ssl.SSLContext | None, ssl.SSLContext | None],
     socket: Path,
     stop: asyncio.Event,
+    keeping: Keeping | None,
 ) -> None:
     runners: list[web.AppRunner] = []
     listener = Listener(agent, contexts[1])
-    members: Sequence[Membership | Admission] = ()
+    members: Sequence[Membership | Admission | Keeping] = ()
     agent.reporters.append(place.source)
     if place.store is not None:
         shown = tuple(context for context in contexts if context is not None)
         members = (_membership(agent, place.store), Admission(place.store, shown))
+        if keeping is not None:
+            members = (*members, keeping)
         agent.reporters.extend(members)
         agent.leftovers.done = _reporting(agent, place.store)
     try:
@@ -171,7 +178,7 @@ async def _serve(
         await listener.follow()
         notify("READY=1")
         _log.info("agent started", node=agent.node, resources=sorted(agent.keepers))
-        await keep(agent, stop, states, listener.follow, members)
+        await keep(agent, stop, states, _followed(listener, agent, keeping), members)
     finally:
         for site in runners:
             await site.cleanup()
@@ -270,6 +277,15 @@ class Listener:
             self._runner = None
 
 
+def _followed(listener: Listener, agent: Agent, keeping: Keeping | None) -> Callable[[], Awaitable[None]]:
+    async def follow() -> None:
+        if keeping is not None:
+            keeping.service.update(agent.cluster)
+        await listener.follow()
+
+    return follow
+
+
 async def _nothing() -> None:
     """Where nothing else follows what shall be."""
 
@@ -279,7 +295,7 @@ async def keep(
     stop: asyncio.Event,
     states: AsyncGenerator[Desired, None] | None = None,
     follow: Callable[[], Awaitable[None]] = _nothing,
-    members: Sequence[Membership | Admission] = (),
+    members: Sequence[Membership | Admission | Keeping] = (),
 ) -> None:
     """Attend to everything at once, to what events are about, and to what is due after
     ``agent.next_pass()`` seconds; follow ``states``; until ``stop``."""

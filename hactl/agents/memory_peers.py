@@ -95,6 +95,11 @@ class MemoryPeers:
             self._node, node, "announce", lambda s: s.on_announce(self._node, resource, active)
         )
 
+    async def reserved(self, node: str, unit: str, index: int) -> None:
+        await self._network.call(
+            self._node, node, "reserved", lambda s: s.on_reserved(self._node, unit, index)
+        )
+
     async def switchover(self, node: str, resource: str, to: str) -> None:
         await self._network.call(
             self._node, node, "switchover", lambda s: s.on_switchover(self._node, resource, to)

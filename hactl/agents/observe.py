@@ -30,6 +30,7 @@ class Subject:
 
     ``fresh`` and ``adjusted`` are as in :class:`ResourceObserved`. ``disks`` come from pools and are not
     known to be there yet; ``dropped`` are volumes that the resource has no more and may have a gate of.
+    ``prepared`` are those whose disk was judged, and given its meta-data, by the steps taken just before.
     """
 
     cluster: ClusterSpec
@@ -39,6 +40,7 @@ class Subject:
     adjusted: bool = False
     disks: tuple[BackingDisk, ...] = ()
     dropped: frozenset[int] = frozenset()
+    prepared: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,16 @@ async def observe(
     metadata: dict[int, bool | None] = {}
     problems: tuple[Problem, ...] = ()
     if replica and Aspect.CONFIG in aspects:
-        there = tuple(v for v in spec.volumes if v.number not in lacking)
+        metadata = dict.fromkeys(subject.prepared, True)
+        there = tuple(v for v in spec.volumes if v.number not in lacking | subject.prepared)
         judged = spec.model_copy(update={"volumes": there})
-        problems = await disks.problems(kit, subject.cluster, node, judged, drbd, subject.fresh)
+        carried = disks.Carried(kit, spec)
+        problems = await disks.problems(kit, subject.cluster, node, judged, drbd, subject.fresh, carried)
         if not problems:
             configured = await kit.drbd.configured(subject.cluster, spec)
         for volume in there if not problems else ():
             asked = configured and (drbd is None or volume.number not in drbd.volumes)
-            metadata[volume.number] = await kit.drbd.has_metadata(spec, volume.number) if asked else None
+            metadata[volume.number] = await carried.by(volume.number) if asked else None
     gates: Mapping[int, GateState] = {}
     if aspects & {Aspect.GATES, Aspect.EXPORT}:
         gates = await _gates(kit, subject, common)

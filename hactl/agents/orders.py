@@ -53,6 +53,9 @@ class Orders(Upkeep):
                         f"hactl switchover {resource} --to {self.node}",
                     )
             await self._refuse_to_pass_over(keeper)
+            # Whoever orders this knows that those which do not answer are down.
+            down = [n for n in keeper.spec.nodes if n != self.node and self.views.get(n) is None]
+            await self.kit.standing.confirm(resource, down)
             try:
                 await keeper.become_active(giver=None)
             finally:

@@ -29,6 +29,8 @@ QUESTION = 3.0
 """Seconds for questions that change nothing, connecting included."""
 ORDER = 5.0
 """Seconds for orders; one that takes longer goes on at the peer, and is asked about again."""
+RESERVED = 4.0
+"""Seconds to apply an entry of a PR log; the initiator does not wait for longer."""
 _NAMES = 32
 """Names that fit into a question; for more everything is asked."""
 OPERATOR = 30.0
@@ -84,6 +86,9 @@ class HttpsPeers:
     async def announce(self, node: str, resource: str, active: str) -> None:
         body = {"active": active}
         await self._ask(node, "POST", f"resources/{resource}/announce", body, seconds=QUESTION)
+
+    async def reserved(self, node: str, unit: str, index: int) -> None:
+        await self._ask(node, "POST", f"units/{unit}/reserved", {"index": str(index)}, seconds=RESERVED + 1)
 
     async def switchover(self, node: str, resource: str, to: str) -> None:
         await self._ask(node, "POST", f"resources/{resource}/switchover", {"to": to}, seconds=OPERATOR)
@@ -200,6 +205,20 @@ def app(service: PeerService, others: Callable[[], Collection[str]]) -> web.Appl
         await service.on_announce(caller(request), request.match_info["resource"], active)
         return web.json_response({})
 
+    async def reserved(request: web.Request) -> web.Response:
+        (index,) = await body_of(request, "index")
+        unit = request.match_info["unit"]
+        if not index.isdecimal():
+            raise Refused("bad-request", f"index is {index!r}, not a number", "same hactl on all nodes?")
+        try:
+            async with asyncio.timeout(RESERVED):
+                await service.on_reserved(caller(request), unit, int(index))
+        except TimeoutError:
+            raise Failed(
+                "not-applied", f"unit {unit} has not entry {index} of its log yet", "ask again"
+            ) from None
+        return web.json_response({})
+
     async def switchover(request: web.Request) -> web.Response:
         (to,) = await body_of(request, "to")
         await _to_its_end(service.on_switchover(caller(request), request.match_info["resource"], to))
@@ -219,6 +238,7 @@ def app(service: PeerService, others: Callable[[], Collection[str]]) -> web.Appl
     application.router.add_post("/v1/peer/resources/{resource}/announce", announce)
     application.router.add_post("/v1/peer/resources/{resource}/switchover", switchover)
     application.router.add_post("/v1/peer/resources/{resource}/order", order)
+    application.router.add_post("/v1/peer/units/{unit}/reserved", reserved)
     return application
 
 

@@ -91,6 +91,7 @@ class LocalResource:
         self.retired = False
         self._next: Wanted | None = None
         self._provided: dict[int, BackingDisk] = {}
+        self._prepared: frozenset[int] = frozenset()
         self.dropped: frozenset[int] = frozenset()
 
     @property
@@ -237,6 +238,7 @@ class LocalResource:
             self.adjusted,
             self.unprovided,
             self.dropped,
+            self._prepared,
         )
         return await observe(self.kit, subject, aspects=aspects, common=common)
 
@@ -258,9 +260,16 @@ class LocalResource:
 
     async def run(self, steps: Iterable[Action]) -> None:
         """Carry a plan out; the first step that fails ends it and raises."""
-        await executing.execute(
-            steps, look=self.observe, glance=self.glance, perform=self._perform, after_step=self.after_step
-        )
+        try:
+            await executing.execute(
+                steps,
+                look=self.observe,
+                glance=self.glance,
+                perform=self._perform,
+                after_step=self.after_step,
+            )
+        finally:
+            self._prepared = frozenset()
 
     async def _perform(self, step: Action) -> None:
         if isinstance(step, CreateMetadata):
@@ -272,6 +281,10 @@ class LocalResource:
             # Until DRBD was brought in line with it, which may fail.
             self.adjusted = False
         await executing.perform(self.kit, self.cluster, self.spec, step)
+        if isinstance(step, CreateMetadata):
+            # Until this plan has ended. DRBD comes up on it next, and the kernel takes no disk that has no
+            # meta-data, or that somebody else has taken meanwhile.
+            self._prepared |= {step.volume}
         if isinstance(step, EnsureDisk):
             self._provided[step.disk.volume] = step.disk
         if isinstance(step, DrbdUp):

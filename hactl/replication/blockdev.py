@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any, Protocol
 from hactl.errors import Failed, Unknown
 from hactl.model.preflight import BlockDevice, Signature
 from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
+from hactl.thread import in_thread
 
 COLUMNS = "PATH,TYPE,SIZE,RO,MOUNTPOINTS"
 
+_OPEN = 30.0
+"""Seconds until a disk that cannot be opened is given up."""
 _NO_DRBD = re.compile(r"could not connect to 'drbd' generic netlink family", re.IGNORECASE)
 _SHOW = {
     "resource": re.compile(r'^resource\s+"?([^"\s{]+)"?\s*\{'),
@@ -35,14 +40,37 @@ class BlockDevices(Protocol):
 class LsblkDevices:
     """Observes the machine it runs on."""
 
-    def __init__(self, runner: Runner, *, real_path: Callable[[str], str] | None = None) -> None:
-        """``real_path`` resolves symbolic links such as those in /dev/disk/by-id; given in tests only."""
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        real_path: Callable[[str], str] | None = None,
+        free: Callable[[str], bool] | None = None,
+    ) -> None:
+        """``real_path`` resolves symbolic links such as those in /dev/disk/by-id, ``free`` says that nothing
+        has claimed a path; both given in tests only."""
         self._runner = runner
         self._real_path = real_path or (lambda path: str(Path(path).resolve()))
+        self._free = free or unclaimed
 
     async def observe(self, paths: Iterable[str]) -> dict[str, BlockDevice]:
-        attached = {self._real_path(disk): owner for disk, owner in (await self._attached()).items()}
-        return {path: await self._one(path, attached) for path in dict.fromkeys(paths)}
+        asked = tuple(dict.fromkeys(paths))
+        attached: dict[str, tuple[str, int]] = {}
+        # DRBD lists its disks only all at once, and claims what it attaches.
+        if not await self._all_free(asked):
+            attached = {self._real_path(disk): owner for disk, owner in (await self._attached()).items()}
+        return {path: await self._one(path, attached) for path in asked}
+
+    async def _all_free(self, paths: tuple[str, ...]) -> bool:
+        try:
+            async with asyncio.timeout(_OPEN):
+                return await in_thread(lambda: all(self._free(path) for path in paths))
+        except TimeoutError:
+            raise Unknown(
+                "disk-timeout",
+                f"{', '.join(paths)}: not opened within {_OPEN:g} s",
+                "a disk that does not answer: see dmesg",
+            ) from None
 
     async def _one(self, path: str, attached: dict[str, tuple[str, int]]) -> BlockDevice:
         listed = await self._run("lsblk", "--json", "--bytes", "--output", COLUMNS, "--", path, ok=(0, 32))
@@ -102,6 +130,16 @@ class LsblkDevices:
         if completed.status not in ok:
             raise _failed(completed, f"{argv[0]} failed")
         return completed
+
+
+def unclaimed(path: str) -> bool:
+    """Whether a block device could be opened exclusively (open(2), ``O_EXCL``), so that no file system, DRBD
+    or device above has it; False if it could not be opened at all, for whatever reason."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def attached(shown: str) -> dict[str, tuple[str, int]]:

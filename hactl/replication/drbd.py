@@ -20,6 +20,7 @@ import structlog
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication import config, events2, metadata, proc
+from hactl.replication.drbdmeta import DrbdMeta
 from hactl.replication.errors import refusal
 from hactl.replication.state import ConnectionState, DiskState, ReplicationState, ResourceState, Role
 from hactl.replication.stream import Lines, stream_lines
@@ -65,6 +66,7 @@ class Drbd:
         self._proc = proc_drbd
         self._version: tuple[int, int, int] | None = None
         self._peer_names: dict[str, str] = {}
+        self._meta = DrbdMeta(self._run, self.version, self._attached)
 
     # What is there
 
@@ -84,8 +86,12 @@ class Drbd:
 
     async def observe(self) -> dict[str, ResourceState]:
         done = await self._run([*_EVENTS, "--now"], "DRBD")
+        await self._peers()
+        return self._fold(done)
+
+    def _fold(self, done: Completed) -> dict[str, ResourceState]:
         try:
-            return events2.fold(done.stdout.splitlines(), await self._peers())
+            return events2.fold(done.stdout.splitlines(), self._peer_names)
         except events2.StreamBrokenError as error:
             raise Failed(
                 "drbd-bad-event", f"the state of DRBD cannot be read: {error}", "try again"
@@ -179,86 +185,24 @@ class Drbd:
 
     async def has_metadata(self, resource: ResourceSpec, volume: int) -> bool:
         minor, disk = self._local(resource, volume)
-        return await self._has_metadata(resource.name, minor, disk)
-
-    async def _has_metadata(self, name: str, minor: int, disk: str) -> bool:
-        # dstate first, since dump-md prints the whole bitmap; but only dump-md finds meta-data of a disk that
-        # was enlarged while it was not attached.
-        for command in ("dstate", "dump-md"):
-            done = await self._run(await self._meta(minor, disk, command), name, check=False)
-            text = done.stdout + done.stderr
-            if done.status == 0 or "unclean" in text:
-                return True
-            if "No valid meta data found" not in text:
-                break
-        else:
-            return False
-        if "Exclusive open failed" in text or "Device or resource busy" in text:
-            # An attached disk is claimed by DRBD, and then it carries meta-data.
-            for state in (await self.observe()).values():
-                if any(v.minor == minor and v.disk is not DiskState.DISKLESS for v in state.volumes.values()):
-                    return True
-            raise Refused(
-                "drbd-disk-busy",
-                f"resource {name}: {disk} is in use by something other than DRBD",
-                "free the disk, or name another one",
-            )
-        raise Failed("drbd-metadata", f"resource {name}: cannot read the meta-data of {disk}: {text.strip()}")
+        return await self._meta.exists(resource.name, minor, disk)
 
     async def create_metadata(self, resource: ResourceSpec, volume: int) -> None:
         minor, disk = self._local(resource, volume)
-        if await self._has_metadata(resource.name, minor, disk):
-            raise Refused(
-                "drbd-metadata-exists",
-                f"resource {resource.name}: {disk} carries DRBD meta-data already",
-                f"if its data is of no use, wipe it with 'wipefs --all {disk}'",
-            )
-        peers = metadata.max_peers(resource, await self.version())
         size = next(v.size for v in resource.volumes if v.number == volume)
-        await self._check_disk(resource.name, disk, metadata.required_disk_size(size, peers))
-        # Forced, or drbdmeta asks whether bytes that mean nothing to it may go. What would matter was ruled
-        # out.
-        argv = await self._meta(minor, disk, "create-md", force=True)
-        if await self.version() >= (9,):
-            argv.append(str(peers))
-        await self._run(argv, resource.name)
+        peers = metadata.max_peers(resource, await self.version())
+        await self._meta.create(resource.name, minor, disk, size, peers)
 
     async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
-        # Looked at without --force, by which drbdmeta also ignores that somebody else has the disk open.
         if any(v.minor == minor for s in (await self.observe()).values() for v in s.volumes.values()):
             raise Refused(
                 "drbd-in-use", f"resource {name}: minor {minor} is configured", "take the resource down first"
             )
-        if not await self._has_metadata(name, minor, disk):
-            return
-        await self._run(await self._meta(minor, disk, "wipe-md", force=True), name)
-        if await self._has_metadata(name, minor, disk):
-            raise Failed(
-                "drbd-metadata",
-                f"resource {name}: the meta-data of {disk} is not at its end, and was not wiped",
-                f"the disk was enlarged while it was not in use; run 'drbdmeta {minor} … check-resize'",
-            )
+        await self._meta.wipe(name, minor, disk)
 
-    async def _check_disk(self, name: str, disk: str, needed: int) -> None:
-        argv = ["wipefs", "--no-act", "--noheadings", "--output", "TYPE", disk]
-        found = (await self._run(argv, name)).stdout.split()
-        if found:
-            raise Refused(
-                "drbd-disk-not-empty",
-                f"resource {name}: {disk} carries a signature of {', '.join(sorted(set(found)))}",
-                f"if its data is of no use, wipe it with 'wipefs --all {disk}'",
-            )
-        size = int((await self._run(["blockdev", "--getsize64", disk], name)).stdout)
-        if size < needed:
-            raise Refused(
-                "drbd-disk-too-small",
-                f"resource {name}: {disk} has {size} bytes, and the volume with meta-data needs {needed}",
-                "use a larger disk or a smaller volume",
-            )
-
-    async def _meta(self, minor: int, disk: str, command: str, *, force: bool = False) -> list[str]:
-        kind = ("v09", disk, "flex-internal") if await self.version() >= (9,) else ("v08", disk, "internal")
-        return ["drbdmeta", *(["--force"] if force else []), str(minor), *kind, command]
+    async def _attached(self, minor: int) -> bool:
+        volumes = [v for state in (await self.observe()).values() for v in state.volumes.values()]
+        return any(v.minor == minor and v.disk is not DiskState.DISKLESS for v in volumes)
 
     def _local(self, resource: ResourceSpec, number: int) -> tuple[int, str]:
         for volume in resource.volumes:
@@ -279,12 +223,25 @@ class Drbd:
     async def _demote_removed(self, name: str) -> None:
         """Make volumes Secondary that the resource file has no more: 8.4 has a role for each, ``adjust`` does
         not change it, and a Primary minor cannot be deleted (drbd_nl.c, adm_del_minor)."""
-        state = (await self.observe()).get(name)
+        primaries = await self._primaries(name)
+        if not primaries - {str(v.minor) for v in await self._volumes(name) or ()}:
+            # The common case, and the cheap one: no program is started.
+            return
+        state = await self._observe_one(name)
         if state is None or state.role is not Role.PRIMARY:
             return
         gone = {str(v.minor) for v in state.volumes.values()} - set(await self._minors(name))
-        for minor in sorted(gone & await self._primaries(name)) if gone else ():
+        for minor in sorted(gone & primaries):
             await self._role("secondary", minor, name)
+
+    async def _observe_one(self, name: str) -> ResourceState | None:
+        """One resource, at a cost that does not grow with the others; None if the kernel does not have it."""
+        done = await self._run([*_EVENTS, "--now", name], name, check=False)
+        if done.status:
+            if _UNKNOWN_RESOURCE in done.stderr:
+                return None
+            raise refusal(done, name)
+        return self._fold(done).get(name)
 
     async def down(self, name: str) -> None:
         done = await self._run(["drbdsetup", "down", name], name, check=False)

@@ -95,6 +95,11 @@ def _backstore(fs: ConfigFs, change: c.OfBackstore) -> None:
             if name in LOCKED:
                 _need_unused(fs, path)
             fs.write(f"{path}/attrib/{name}", value)
+        case c.ImportReservations(lines=lines):
+            # The kernel takes them only while nothing links to the backstore.
+            _need_unused(fs, path)
+            for line in lines:
+                fs.write(f"{path}/pr/res_aptpl_metadata", line)
         case c.QuietDefaultGroup():
             _standby(fs, f"{path}/alua/{DEFAULT_GROUP}", always=True)
         case c.SetUpPortGroup(group=group):

@@ -67,6 +67,16 @@ class SetDeviceAttribute(OfBackstore):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportReservations(OfBackstore):
+    """Give a new backstore its registrations; they come to life when their initiators' LUNs are mapped."""
+
+    lines: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"give {self.backstore} its {len(self.lines)} persistent reservation registrations"
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuietDefaultGroup(OfBackstore):
     """Put the default port group to standby, so that a LUN that is new in it cannot be used."""
 

@@ -104,7 +104,11 @@ class _Planner:
                     "initiators would see another unit on the same path; remove the resource from the"
                     " specification, let initiators forget it, then add it again",
                 )
-            if differs:
+            # Whether registrations were imported before cannot be seen; twice would be wrong as well.
+            unlinked = wanted.imports and not any(
+                lun.backstore == name for t in self.observed.targets for p in t.tpgs for lun in p.luns
+            )
+            if differs or unlinked:
                 replaced.add(name)
         return replaced
 
@@ -228,6 +232,10 @@ class _Planner:
                 yield c.SetIdentity(
                     backstore=path, field=field, value=value, reason=DIFFERS if found else WANTED
                 )
+        if found is None and wanted.imports:
+            yield c.ImportReservations(
+                backstore=path, lines=wanted.imports, reason="the log of its reservations has them"
+            )
         if found is None or not found.quiet:
             yield c.QuietDefaultGroup(
                 backstore=path, reason="a LUN is active/optimized in it until it is moved to its own group"

@@ -9,7 +9,7 @@ every path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
 from pydantic import SecretStr
@@ -74,6 +74,8 @@ class Backstore:
     enabled: bool = True
     quiet: bool = True
     hba: str = field(default="", compare=False)
+    imports: tuple[str, ...] = field(default=(), compare=False)
+    """Registrations that a new backstore is given before anything links to it, as the kernel reads them."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,39 @@ class Target:
 
 
 @dataclass(frozen=True)
+class PrTree:
+    """What keeping persistent reservations in step needs of one resource's tree.
+
+    ``open``: this node's own portal group may take logins. ``doors``: tags of shadows that are enabled just
+    now, for the agent to send commands on the nexuses of other nodes' ports. ``secret``: CHAP password of
+    these sessions, random, this node's alone. ``imports`` by volume: registrations of a backstore that is
+    made anew. ``absent``: there shall be nothing of it just now.
+    """
+
+    open: bool
+    doors: frozenset[int]
+    secret: SecretStr
+    imports: Mapping[int, tuple[str, ...]]
+    absent: bool = False
+
+
+CONTROL = "iqn.2026-11.io.hactl:reservations"
+"""The initiator as which the agent looks at its own units."""
+
+DOOR_USER = "hactl"
+"""CHAP user of the agent's own sessions."""
+
+DOOR_PORT = 7790
+"""TCP port of the shadows' portals."""
+
+
+def door(tag: int) -> str:
+    """Address of the loopback interface that shadows with this tag listen on. One each: LIO finds the portal
+    group of a login by target and address."""
+    return f"127.77.{tag >> 8}.{tag & 255}"
+
+
+@dataclass(frozen=True)
 class Tree:
     """hactl's part of LIO's tree, each tuple sorted by name or number.
 
@@ -171,21 +206,29 @@ def hba_name(plugin: str, resource: ResourceSpec, volume: VolumeSpec) -> str:
     return f"{plugin}_{HBA_BASE + resource.id * 16 + volume.number}"
 
 
-def desired(cluster: ClusterSpec, node: str, devices: Mapping[tuple[str, int], str]) -> Tree:
+def desired(
+    cluster: ClusterSpec,
+    node: str,
+    devices: Mapping[tuple[str, int], str],
+    reservations: Mapping[str, PrTree] | None = None,
+) -> Tree:
     """The tree for one node.
 
     ``devices`` gives the gate per resource name and volume number: the path of a block device under ``/dev``,
-    best a name that stays (``/dev/mapper/hactl.r1.0``), or of a file for a fileio backstore. Raises
-    :class:`Refused` if one is missing or if CHAP credentials are such that LIO cannot hold them.
+    best a name that stays (``/dev/mapper/hactl.r1.0``), or of a file for a fileio backstore. Of resources in
+    ``reservations`` persistent reservations are kept in step. Raises :class:`Refused` if a gate is missing or
+    if CHAP credentials are such that LIO cannot hold them.
     """
     backstores: list[Backstore] = []
     targets: list[Target] = []
     for resource in cluster.resources:
-        if node not in resource.nodes:
+        pr = (reservations or {}).get(resource.name)
+        if node not in resource.nodes or (pr is not None and pr.absent):
             continue
         for volume in resource.volumes:
-            backstores.append(_backstore(cluster, resource, volume, devices))
-        targets.append(_target(cluster, resource, node))
+            imports = () if pr is None else pr.imports.get(volume.number, ())
+            backstores.append(replace(_backstore(cluster, resource, volume, devices), imports=imports))
+        targets.append(_target(cluster, resource, node, pr))
     return Tree(
         tuple(sorted(backstores, key=lambda b: b.name)),
         tuple(sorted(targets, key=lambda t: t.iqn)),
@@ -218,7 +261,7 @@ def _backstore(
     )
 
 
-def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str) -> Target:
+def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str, pr: PrTree | None) -> Target:
     seen = _seen(resource)
     hosts = [cluster.host(name) for name in seen]
     acls = tuple(sorted((acl for h in hosts for acl in _acls(h, seen[h.name])), key=lambda a: a.initiator))
@@ -231,21 +274,36 @@ def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str) -> Target:
         member = cluster.node(name)
         luns = [Lun(v.lun, gate_name(resource.name, v.number), group_name(member)) for v in resource.volumes]
         own = name == node
-        tpgs.append(
-            Tpg(
-                tag=member.id,
-                rtpi=resource.rtpi(member),
-                enabled=own,
-                portals=tuple(sorted(map(portal, member.addresses.storage))) if own else (),
-                attributes=tuple(
-                    sorted({**PORTAL_GROUP, "authentication": str(int(authentication))}.items())
-                ),
-                auth_methods="CHAP,None" if none_offered else "CHAP",
-                luns=tuple(sorted(luns, key=lambda x: x.number)),
-                acls=acls,
-            )
+        tpg = Tpg(
+            tag=member.id,
+            rtpi=resource.rtpi(member),
+            enabled=own,
+            portals=tuple(sorted(map(portal, member.addresses.storage))) if own else (),
+            attributes=tuple(sorted({**PORTAL_GROUP, "authentication": str(int(authentication))}.items())),
+            auth_methods="CHAP,None" if none_offered else "CHAP",
+            luns=tuple(sorted(luns, key=lambda x: x.number)),
+            acls=acls,
         )
+        tpgs.append(tpg if pr is None else _with_reservations(tpg, pr, own=own))
     return Target(resource.iqn, tuple(sorted(tpgs, key=lambda t: t.tag)))
+
+
+def _with_reservations(tpg: Tpg, pr: PrTree, *, own: bool) -> Tpg:
+    """The agent looks at units through the own portal group, and acts as any initiator in a shadow."""
+    chap = Chap(DOOR_USER, pr.secret)
+    control = Acl(CONTROL, True, chap, tuple(MappedLun(lun.number, lun.number) for lun in tpg.luns))
+    if own:
+        acls = tuple(sorted((*tpg.acls, control), key=lambda a: a.initiator))
+        return replace(tpg, enabled=pr.open, acls=acls)
+    acls = tuple(replace(acl, authentication=True, chap=chap) for acl in tpg.acls)
+    return replace(
+        tpg,
+        enabled=tpg.tag in pr.doors,
+        portals=(f"{door(tpg.tag)}:{DOOR_PORT}",),
+        attributes=tuple(sorted({**PORTAL_GROUP, "authentication": "1"}.items())),
+        auth_methods="CHAP",
+        acls=tuple(sorted((*acls, control), key=lambda a: a.initiator)),
+    )
 
 
 def _seen(resource: ResourceSpec) -> dict[str, tuple[MappedLun, ...]]:

@@ -1,9 +1,10 @@
 """Both ways to the same LUNs in the machine this is started in, hactl's and targetctl's, one after the other:
 
-    python -m tests.bench.node_compare COUNT ROUNDS NODE ADDRESS DISK
+    python -m tests.bench.node_compare tree COUNT ROUNDS NODE ADDRESS
+    python -m tests.bench.node_compare agent COUNT DISK NODE ADDRESS
 
-Needs a machine that is used for nothing else: its LIO configuration is cleared. ``DISK`` is overwritten.
-Prints one JSON object.
+``tree`` compares; ``agent`` is the whole agent, on slices of ``DISK``, which is overwritten. Each needs a
+machine that is used for nothing else: its LIO configuration is cleared. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -101,15 +102,19 @@ def slices(disk: str, count: int) -> None:
 
 
 def main() -> None:
-    _, count, rounds, node, address, disk = sys.argv
+    _, what, count, third, node, address = sys.argv
     bench = Bench(int(count), node, address)
     run("modprobe", "--all", "dm_mod", "drbd", "target_core_mod", "iscsi_target_mod")
-    gates, _ = bench.tree("gates")
-    found = [bench.round() for _ in range(int(rounds))]
-    bench.tree("down")
-    slices(disk, int(count))
+    if what == "tree":
+        gates, _ = bench.tree("gates")
+        found = [bench.round() for _ in range(int(third))]
+        bench.tree("down")
+        print(json.dumps({"gates_s": gates, "rounds": found}))
+        return
+    assert what == "agent"
+    slices(third, int(count))
     up, again = bench.agent(), bench.agent()
-    print(json.dumps({"gates_s": gates, "rounds": found, "agent_up": up, "agent_again": again}))
+    print(json.dumps({"agent_up": up, "agent_again": again}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import product
-from lab.api import Lab
+from lab.api import Lab, Machine
+from tests.bench.host_time import used
 
 SIZES = (10, 100, 1000)
 LUNS = 100
 OUT = Path("out")
-LAB = "bench-scale"
+LAB = "bench"
 
 TWIN_ROWS = (
     ("agent start-up: state read and checked, taken over", "start_s", "ms"),
@@ -63,22 +64,57 @@ def on_twins() -> list[dict[str, Any]]:
     return found
 
 
-def on_kernel(count: int, rounds: int) -> dict[str, Any]:
-    """The comparison, on a fresh node."""
+def metered(lab: Lab, machine: Machine, command: str, spent: list[tuple[str, float]]) -> str:
+    """Run a part of the comparison for its output; to ``spent`` come its programs in turn, each with the
+    processor time that the whole machine has used for it on the host."""
+    root = lab.supervisor
+    before, out, err = used(root), b"", b""
+    for kind, data in machine.stream(["bash", "-c", command], 3600):
+        if kind == "out" and isinstance(data, bytes):
+            out += data
+        elif isinstance(data, bytes):
+            err += data
+            while b"\n" in err:
+                line, _, err = err.partition(b"\n")
+                if b" s  " in line:
+                    now = used(root)
+                    spent.append((line.decode().partition(" s  ")[2].strip(), now - before))
+                    before = now
+        elif data != 0:
+            raise SystemExit(f"{command}: status {data}: {spent}: {err.decode()}")
+    return out.decode()
+
+
+def host_time(found: dict[str, Any], who: str, key: str) -> float:
+    """Of a row of ``TREE_ROWS``, the median of rounds of the processor time on the host."""
+    what = {"hactl_up": "node_tree up", "hactl_again": "node_tree look"}.get(f"{who}_{key}", "restore")
+    times: list[float] = [seconds for program, seconds in found["host_s"] if what in program]
+    if what == "restore":
+        # Twice in each round.
+        times = times[key == "again" :: 2]
+    return statistics.median(times)
+
+
+def on_kernel(count: int, rounds: int, keep: Callable[[dict[str, Any]], None]) -> None:
+    """The comparison, and then the agent as a whole, on a fresh node. ``keep`` is called after each: what was
+    measured is not lost if the next does not end."""
     with Lab.up(LAB, nodes=1, client=False, fresh=True) as lab:
         product.install(lab)
         (machine,) = lab.nodes
         address = next(a for m in lab.status()["machines"] for a in m["addresses"]["storage"])
-        command = (
-            "cd /opt/hactl/src && /opt/hactl/venv/bin/python -m tests.bench.node_compare"
-            f" {count} {rounds} {machine.name} {address.partition('/')[0]} /dev/vdb"
-        )
-        told: dict[str, Any] = json.loads(machine.succeed(command, timeout=3600))
-        told["kernel"] = machine.succeed("uname -r").strip()
-        told["drbd"] = machine.succeed("head -1 /proc/drbd").strip()
-        told["kind"] = lab.status()["machines"][0]["kind"]
-        told["count"] = count
-    return told
+        told: dict[str, Any] = {
+            "count": count,
+            "kind": lab.status()["machines"][0]["kind"],
+            "kernel": machine.succeed("uname -r").strip(),
+        }
+        for part, third in (("tree", str(rounds)), ("agent", "/dev/vdb")):
+            command = (
+                "cd /opt/hactl/src && /opt/hactl/venv/bin/python -m tests.bench.node_compare"
+                f" {part} {count} {third} {machine.name} {address.partition('/')[0]}"
+            )
+            told |= json.loads(metered(lab, machine, command, told.setdefault("host_s", [])))
+            told["drbd"] = machine.succeed("head -1 /proc/drbd").strip()
+            keep(told)
 
 
 def twin_table(found: Sequence[dict[str, Any]]) -> Table:
@@ -111,6 +147,10 @@ def tree_table(found: dict[str, Any]) -> Table:
             statistics.median(r[f"{who}_{key}"] for r in rounds) for who in ("hactl", "targetctl")
         )
         table.add_row(label, f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}")
+        ours, theirs = (host_time(found, who, key) for who in ("hactl", "targetctl"))
+        table.add_row(
+            "… processor time on the host", f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}"
+        )
     return table
 
 
@@ -130,6 +170,8 @@ def agent_table(found: dict[str, Any]) -> Table:
         ("no-op pass", "noop_pass_s"),
     ):
         table.add_row(label, *(f"{b[key]:.2f} s" for b in both))
+    times = [seconds for program, seconds in found["host_s"] if "node_agent" in program]
+    table.add_row("all of it, processor time on the host", *(f"{seconds:.1f} s" for seconds in times))
     table.add_row("steps", *(str(sum(b["steps"].values())) for b in both))
     table.add_row("programs started", *(str(sum(b["programs"].values())) for b in both))
     table.add_row("memory of the process", *(shown(b["rss_process_bytes"], "MiB") for b in both))
@@ -141,30 +183,41 @@ def main() -> None:
     parser.add_argument("--luns", type=int, default=LUNS, help="units on the real node")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison on the real node")
     parser.add_argument("--no-lab", action="store_true", help="only the in-memory kernel")
+    parser.add_argument("--no-twins", action="store_true", help="only the real node")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {
         "host": {"cpus": os.cpu_count(), "python": platform.python_version()},
         "load_before": os.getloadavg(),
-        "twins": on_twins(),
+        "twins": [] if asked.no_twins else on_twins(),
     }
+
+    def keep(kernel: dict[str, Any]) -> None:
+        numbers["kernel"] = kernel
+        write()
+
+    def write() -> None:
+        numbers["load_after"] = os.getloadavg()
+        (asked.out / "bench-scale.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+    write()
     if not asked.no_lab:
-        numbers["kernel"] = on_kernel(asked.luns, asked.rounds)
-    numbers["load_after"] = os.getloadavg()
+        on_kernel(asked.luns, asked.rounds, keep)
+    write()
     with (asked.out / "bench-scale.txt").open("w") as file:
         for console in (Console(), Console(file=file, width=110)):
             console.print(
                 f"host: {os.cpu_count()} CPUs, load before and after:"
                 f" {numbers['load_before'][0]:.1f}, {numbers['load_after'][0]:.1f}"
             )
-            console.print(twin_table(numbers["twins"]))
+            if not asked.no_twins:
+                console.print(twin_table(numbers["twins"]))
             if not asked.no_lab:
                 kernel = numbers["kernel"]
                 console.print(f"node: {kernel['kind']}, Linux {kernel['kernel']}, {kernel['drbd']}")
                 console.print(tree_table(kernel))
                 console.print(agent_table(kernel))
-    (asked.out / "bench-scale.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

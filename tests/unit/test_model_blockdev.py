@@ -12,7 +12,7 @@ import pytest
 
 from hactl.errors import Failed, Unknown
 from hactl.model.preflight import BlockDevice, Signature
-from hactl.replication.blockdev import LsblkDevices, attached
+from hactl.replication.blockdev import LsblkDevices, attached, unclaimed
 from hactl.runner import CommandTimeout, Completed, SubprocessRunner
 
 NO_DRBD = "Could not connect to 'drbd' generic netlink family\n"
@@ -88,11 +88,13 @@ class Machine:
     drbd: str | None = ""
     hangs: str = ""
     garbled: bool = False
+    argvs: list[tuple[str, ...]] = field(default_factory=list)
 
     async def run(
         self, argv: Sequence[str], *, timeout: float = 30.0, check: bool = True, stdin: str | None = None
     ) -> Completed:
         program, path = argv[0], argv[-1]
+        self.argvs.append(tuple(argv))
         if program == self.hangs:
             raise CommandTimeout(tuple(argv), timeout)
         status, out, err = getattr(self, f"_{program}")(path)
@@ -120,7 +122,8 @@ def disk(path: str, **more: Any) -> dict[str, Any]:
 
 
 async def one(machine: Machine, path: str = "/dev/sdb") -> BlockDevice:
-    return (await LsblkDevices(machine, real_path=lambda p: p).observe([path]))[path]
+    devices = LsblkDevices(machine, real_path=lambda p: p, free=lambda _: False)
+    return (await devices.observe([path]))[path]
 
 
 async def test_an_empty_disk() -> None:
@@ -166,8 +169,28 @@ async def test_drbds_disks(shown: str) -> None:
 async def test_a_disk_is_the_same_by_any_name() -> None:
     by_id = "/dev/disk/by-id/wwn-1"
     machine = Machine({by_id: disk("/dev/sdb")}, drbd=SHOW_84.replace("/dev/vg/r1v0", "/dev/sdb"))
-    devices = LsblkDevices(machine, real_path=lambda p: "/dev/sdb" if p == by_id else p)
+    real = {by_id: "/dev/sdb"}
+    devices = LsblkDevices(machine, real_path=lambda p: real.get(p, p), free=lambda _: False)
     assert (await devices.observe([by_id]))[by_id].in_use_by == ("r1", 0)
+
+
+async def test_drbd_is_asked_for_its_disks_only_if_something_has_claimed_one() -> None:
+    attached = "/dev/vg/r1v0"
+    machine = Machine({attached: disk(attached), "/dev/sdb": disk("/dev/sdb")}, drbd=SHOW_84)
+    devices = LsblkDevices(machine, real_path=lambda p: p, free=lambda path: path != attached)
+    assert (await devices.observe(["/dev/sdb"]))["/dev/sdb"].in_use_by is None
+    assert {argv[0] for argv in machine.argvs} == {"lsblk", "wipefs"}
+    found = await devices.observe(["/dev/sdb", attached])
+    assert {path: device.in_use_by for path, device in found.items()} == {
+        "/dev/sdb": None,
+        attached: ("r1", 0),
+    }
+    assert [argv[0] for argv in machine.argvs].count("drbdsetup") == 1
+
+
+def test_what_cannot_be_opened_is_not_known_to_be_free(tmp_path: Path) -> None:
+    assert not unclaimed(str(tmp_path / "none"))
+    assert unclaimed("/dev/null")
 
 
 async def test_without_drbd_nothing_is_attached() -> None:

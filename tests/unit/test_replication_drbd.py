@@ -203,6 +203,35 @@ async def test_a_volume_that_was_removed_is_demoted_before_it_is_taken_down_on_8
     assert not [argv for argv in utils.argvs if "secondary" in argv]
 
 
+async def test_bringing_one_up_asks_of_no_other_on_8_4(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=1)
+    await drbd.write_config(cluster(spec), spec)
+    await drbd.version()
+    utils.argvs.clear()
+    utils.primary = {"16"}
+    utils.tell()
+    await drbd.up("r0")
+    assert utils.argvs == [("drbdadm", "adjust", "r0")]
+    # Another minor is Primary: whose it is only DRBD can tell, and it says that it is not r0's.
+    utils.argvs.clear()
+    utils.primary = {"18"}
+    utils.tell()
+    await drbd.up("r0")
+    events = ("drbdsetup", "events2", "--timestamps", "--statistics", "--now", "r0")
+    assert utils.argvs == [events, ("drbdadm", "adjust", "r0")]
+    assert utils.primary == {"18"}
+    # Not known to be done without having looked.
+    utils.argvs.clear()
+    utils.refusals[events[1:]] = 20, "could not connect to 'drbd' generic netlink family\n"
+    with pytest.raises(Failed, match="netlink"):
+        await drbd.up("r0")
+    assert utils.argvs == [events]
+    utils.refusals[events[1:]] = 10, "r0: Failure: (158) Unknown resource\n"
+    await drbd.up("r0")
+    assert utils.argvs[-1] == ("drbdadm", "adjust", "r0")
+
+
 async def test_a_promotion_is_not_tried_when_the_roles_before_it_are_unknown(tmp_path: Path) -> None:
     drbd, utils = make(V84, tmp_path)
     spec = resource(volumes=2)

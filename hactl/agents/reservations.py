@@ -1,0 +1,151 @@
+"""Persistent reservations in step, as part of the agent: what ties the service to everything else here."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from hactl.agents.agent import Agent
+from hactl.agents.exports import LioExports
+from hactl.agents.kit import Standing
+from hactl.agents.peers import Peers
+from hactl.errors import Failed, HactlError
+from hactl.model.spec import ResourceSpec
+from hactl.pr_sync.capture.client import CaptureClient
+from hactl.pr_sync.doors import Doors
+from hactl.pr_sync.lio import LioUnit, Surroundings
+from hactl.pr_sync.service import Reservations
+from hactl.pr_sync.state import State
+from hactl.pr_sync.units import Unit
+from hactl.runner import Runner
+from hactl.store.protocol import Store
+from hactl.target.configfs import ConfigFs
+from hactl.target.tree import PrTree, portal
+from hactl.thread import in_thread
+
+SECRET = Path("/run/hactl/door")
+"""CHAP password of the agent's own sessions; made anew at each boot."""
+
+
+def door_secret(path: Path = SECRET) -> SecretStr:
+    """The password that the kernel's tree has, or a new one."""
+    try:
+        return SecretStr(path.read_text())
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(32))
+        draft.replace(path)
+        return SecretStr(path.read_text())
+
+
+@dataclass
+class AgentNode:
+    """Keeps :class:`hactl.pr_sync.service.Node`."""
+
+    agent: Agent
+    fs: ConfigFs
+
+    async def attend_to(self, resource: str) -> None:
+        keeper = self.agent.keepers.get(resource)
+        if keeper is None:
+            raise Failed("not-exported", f"{resource} is not exported on this node yet", "see hactl status")
+        async with keeper.lock:
+            keeper.changes += 1
+            await keeper.reconcile()
+        self.agent.touch(resource)
+
+    def exported(self, resource: str) -> bool:
+        keeper = self.agent.keepers.get(resource)
+        return keeper is not None and self.fs.exists(f"iscsi/{keeper.spec.iqn}")
+
+
+@dataclass
+class PeerMembers:
+    """Keeps :class:`hactl.pr_sync.sync.Members`."""
+
+    peers: Peers
+
+    async def applied(self, node: str, serial: str, index: int) -> None:
+        await self.peers.reserved(node, serial, index)
+
+
+class Keeping:
+    """The service with its real surroundings. Make it before the agent looks at the kernel for the first
+    time, ``run`` it beside the agent."""
+
+    def __init__(
+        self, agent: Agent, exports: LioExports, store: Store, fs: ConfigFs, runner: Runner, secret: SecretStr
+    ) -> None:
+        self._agent = agent
+        self._capture = CaptureClient()
+
+        async def switch(target: str, tag: int, on: bool) -> None:
+            await in_thread(lambda: fs.write(f"iscsi/{target}/tpgt_{tag}/enable", str(int(on))))
+
+        def own_portal() -> str:
+            return portal(agent.cluster.node(agent.node).addresses.storage[0])
+
+        self._doors = doors = Doors(switch, secret)
+        clock = agent.kit.clock
+
+        async def rebuild(unit: Unit, state: State) -> None:
+            await service.rebuild(unit, state)
+
+        around = Surroundings(
+            agent.node,
+            own_portal,
+            fs,
+            runner,
+            doors,
+            self._capture,
+            clock.now,
+            rebuild,
+        )
+
+        def make(unit: Unit, changed: object) -> LioUnit:
+            return LioUnit(unit, around, changed)  # type: ignore[arg-type]  # as the service calls it
+
+        service = self.service = Reservations(
+            agent.node,
+            agent.cluster.name,
+            store,
+            self._capture,
+            PeerMembers(agent.kit.peers),
+            clock,
+            AgentNode(agent, fs),
+            make,
+        )
+        service.update(agent.cluster)
+        standing: Standing = agent.kit.standing
+        standing.unready, standing.confirm = service.unready, service.confirm
+        standing.applied = service.applied
+
+        def tree(spec: ResourceSpec) -> PrTree | None:
+            found = service.tree(spec)
+            if found is None:
+                return None
+            return PrTree(found.open, doors.tags(spec.iqn), secret, found.imports, found.absent)
+
+        exports.reservations = tree
+
+    @property
+    def problem(self) -> str | None:
+        """For the agent's status."""
+        error: HactlError | None = self._capture.problem
+        if error is not None:
+            return f"persistent reservations cannot be changed: {error.message}"
+        return self.service.problem
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with self._capture:
+            try:
+                await self.service.run()
+            finally:
+                await self._doors.close()

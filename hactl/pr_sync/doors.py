@@ -1,0 +1,122 @@
+"""Sessions on the nexuses of other nodes' ports: the shadow portal groups, opened while they are needed.
+
+SendTargets shows a portal group that is enabled, so a shadow is enabled for as short a time as possible, and
+a little longer, since commands come in groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from hactl.errors import HactlError
+from hactl.pr_sync.initiator.chap import Credentials
+from hactl.pr_sync.initiator.connect import log_in
+from hactl.pr_sync.initiator.session import Session
+from hactl.target.tree import DOOR_PORT, DOOR_USER, door
+
+LINGER = 0.5
+"""Seconds for which a door stays open after it was used."""
+
+_RX = "iscsi_trx"
+"""Name of LIO's kernel thread that receives on a connection, and that carries PERSISTENT RESERVE OUT out."""
+
+Switch = Callable[[str, int, bool], Awaitable[None]]
+"""Enables or disables a portal group: target, tag."""
+
+
+class Doors:
+    """Of all targets of this node. ``secret`` is the CHAP password of the agent's own sessions."""
+
+    def __init__(self, switch: Switch, secret: SecretStr, proc: Path = Path("/proc")) -> None:
+        self._switch = switch
+        self._secret = secret
+        self._proc = proc
+        self._users: Counter[tuple[str, int]] = Counter()
+        self._open: set[tuple[str, int]] = set()
+        self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._closing: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._logins = asyncio.Lock()
+
+    @property
+    def secret(self) -> SecretStr:
+        return self._secret
+
+    def tags(self, target: str) -> frozenset[int]:
+        """The shadows of a target that are open just now."""
+        return frozenset(tag for iqn, tag in self._open if iqn == target)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, target: str, tag: int) -> AsyncIterator[None]:
+        """A shadow takes logins meanwhile."""
+        key = (target, tag)
+        self._users[key] += 1
+        try:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                if key not in self._open:
+                    self._open.add(key)
+                    await self._switch(target, tag, True)
+            yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key] and key not in self._closing:
+                self._closing[key] = asyncio.create_task(self._close(key))
+
+    async def _close(self, key: tuple[str, int]) -> None:
+        try:
+            await asyncio.sleep(LINGER)
+            async with self._locks[key]:
+                if not self._users[key] and key in self._open:
+                    self._open.discard(key)
+                    with contextlib.suppress(HactlError):
+                        # If the target is gone, so is the door.
+                        await self._switch(*key, False)
+        finally:
+            del self._closing[key]
+            if self._users[key] == 0 and key in self._open:
+                self._closing[key] = asyncio.create_task(self._close(key))
+
+    async def log_in(
+        self, target: str, tag: int, initiator: str, isid: str, portal: str | None = None
+    ) -> tuple[Session, int]:
+        """A session, at the door of ``tag`` or at another portal of that group; and the number of the kernel
+        thread that serves it, 0 if that cannot be told since somebody else came in at the same moment.
+
+        While this runs, no other session of this agent begins."""
+        async with self._logins:
+            before = await asyncio.to_thread(self._threads)
+            session = await log_in(
+                portal or f"{door(tag)}:{DOOR_PORT}",
+                target,
+                initiator,
+                isid,
+                chap=Credentials(DOOR_USER, self._secret.get_secret_value()),
+                portal_group=tag,
+                digests=("None",),
+            )
+            new = await asyncio.to_thread(self._threads) - before
+        return session, new.pop() if len(new) == 1 else 0
+
+    def _threads(self) -> set[int]:
+        found = set()
+        for entry in self._proc.iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if (entry / "comm").read_text().strip() == _RX:
+                        found.add(int(entry.name))
+        return found
+
+    async def close(self) -> None:
+        """Close all, at once."""
+        for task in [*self._closing.values()]:
+            task.cancel()
+        await asyncio.gather(*self._closing.values(), return_exceptions=True)
+        for key in [*self._open]:
+            self._open.discard(key)
+            with contextlib.suppress(HactlError):
+                await self._switch(*key, False)

@@ -1,0 +1,62 @@
+"""What PR synchronisation asks of one unit in this node's kernel; kept by ``lio.LioUnit`` and
+``memory_kernel.MemoryUnit``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from hactl.pr_sync.commands import Command
+from hactl.pr_sync.state import State
+
+CONFLICTS = "pr-replay-conflict"
+"""Code of the failure that says: the kernel answered a replayed command with anything but GOOD."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A PERSISTENT RESERVE OUT of an initiator that the kernel has executed and not answered yet, since its
+    write to the APTPL file is held. ``since``: seconds of the agent's clock."""
+
+    id: str
+    since: float
+
+
+class UnitKernel(Protocol):
+    """One unit. What cannot be done raises :class:`hactl.errors.HactlError`."""
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The commands of initiators that wait for their answer, oldest first; replayed ones are not among
+        them."""
+        ...
+
+    async def release(self, ids: Collection[str]) -> None:
+        """Let the kernel answer these."""
+        ...
+
+    async def read(self, known: State) -> State:
+        """The state now. PRgeneration is that of the kernel's counter, which goes up for CLEAR, PREEMPT and
+        PREEMPT AND ABORT only after the command was let go. ``known`` is what the state was, or is meant to
+        be; it tells the port of an ALL_TG_PT registration, which the kernel does not."""
+        ...
+
+    async def replay(self, command: Command) -> None:
+        """Send a command on its nexus, which is one of another node's port; back when it was executed.
+
+        :class:`hactl.errors.Failed` :data:`CONFLICTS` if the kernel's answer is not GOOD.
+        """
+        ...
+
+    async def count_up(self, times: int) -> None:
+        """Raise PRgeneration without any other change that lasts."""
+        ...
+
+    async def cut(self) -> None:
+        """End the connections on which commands wait, in such a way that no answer can leave any more."""
+        ...
+
+    async def rebuild(self, state: State) -> None:
+        """Take the unit away from its initiators, give it this state, PRgeneration included, and offer it
+        again. Commands that wait are gone afterwards."""
+        ...

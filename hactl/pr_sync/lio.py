@@ -1,0 +1,225 @@
+"""One unit in the real kernel: the capture tells what waits, sessions read and replay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+
+from hactl.errors import Failed, HactlError
+from hactl.pr_sync.capture.protocol import Capture, Held
+from hactl.pr_sync.commands import Command
+from hactl.pr_sync.cut import cut_off
+from hactl.pr_sync.doors import Doors
+from hactl.pr_sync.full_status import known_ports, state_from_full_status
+from hactl.pr_sync.initiator import scsi
+from hactl.pr_sync.initiator.sense import Status
+from hactl.pr_sync.initiator.session import Session
+from hactl.pr_sync.kernel import CONFLICTS, Waiting
+from hactl.pr_sync.parameters import encode_command
+from hactl.pr_sync.state import Action, Nexus, State
+from hactl.pr_sync.units import Unit
+from hactl.runner import Runner
+from hactl.target.configfs import ConfigFs
+from hactl.target.tree import CONTROL
+
+_TORN = 5
+"""Tries at an answer that mixes two states."""
+_log = structlog.get_logger("hactl.pr")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
+    with a state."""
+
+    node: str
+    portal: Callable[[], str]
+    fs: ConfigFs
+    runner: Runner
+    doors: Doors
+    capture: Capture
+    now: Callable[[], float]
+    rebuild: Callable[[Unit, State], Awaitable[None]]
+
+
+class LioUnit:
+    """Keeps :class:`hactl.pr_sync.kernel.UnitKernel`. ``changed`` is called when a command begins to wait.
+    ``opened``: the own portal group takes logins, which is where the agent looks at the unit through."""
+
+    def __init__(self, unit: Unit, around: Surroundings, changed: Callable[[], None]) -> None:
+        self.unit = unit
+        self.opened = False
+        self._around = around
+        self._changed = changed
+        self._held: dict[str, tuple[Waiting, Held]] = {}
+        self._own: set[int] = set()
+        self._control: Session | None = None
+        self._looking = asyncio.Lock()
+        # RFC 7143 11.12.5: T = 10b, random; one that no initiator has, and another in each life.
+        self._isid = f"80{secrets.token_hex(5)}"
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What waits
+
+    def arrived(self, held: Held) -> None:
+        """The capture holds a write of this unit."""
+        if held.thread and held.thread in self._own:
+            # A command of this agent's own: nobody but it waits for the answer.
+            self._later(self._let_go([held.id]))
+            return
+        self._held[held.id] = (Waiting(held.id, self._around.now()), held)
+        self._changed()
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        return tuple(waiting for waiting, _ in self._held.values())
+
+    async def release(self, ids: Collection[str]) -> None:
+        await self._let_go([one for one in ids if self._held.pop(one, None) is not None])
+
+    async def _let_go(self, ids: Collection[str]) -> None:
+        for one in ids:
+            await self._around.capture.release(one)
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Looking
+
+    async def read(self, known: State) -> State:
+        async with self._looking:
+            for left in reversed(range(_TORN)):
+                data = await self._full_status()
+                try:
+                    texts = [held.content for _, held in self._held.values()]
+                    ports = known_ports(known, texts)
+                    return state_from_full_status(data, self.unit.access, ports)
+                except HactlError as error:
+                    if error.code != "pr-answer-torn" or not left:
+                        raise
+        raise AssertionError("unreachable")
+
+    async def _full_status(self) -> bytes:
+        if not self.opened:
+            other = next(p for p in self.unit.ports if p.node != self._around.node)
+            async with self._around.doors.opened(self.unit.target, other.tag):
+                session, _ = await self._around.doors.log_in(self.unit.target, other.tag, CONTROL, self._isid)
+                try:
+                    return await self._status_through(session)
+                finally:
+                    await _end(session)
+        if self._control is None or self._control.end is not None:
+            if self._control is not None:
+                await self._control.close()
+            tag = self.unit.port(self._around.node).tag
+            self._control, _ = await self._around.doors.log_in(
+                self.unit.target, tag, CONTROL, self._isid, self._around.portal()
+            )
+        return await self._status_through(self._control)
+
+    async def _status_through(self, session: Session) -> bytes:
+        return await scsi.persistent_reserve_in(session, scsi.PrIn.READ_FULL_STATUS, lun=self.unit.lun)
+
+    # Acting
+
+    async def replay(self, command: Command) -> None:
+        await self._send([command], self.unit.mapped[command.nexus.initiator])
+
+    async def count_up(self, times: int) -> None:
+        """As an initiator of its own at another node's port: registers, and registers again, and is gone."""
+        port = next(p for p in self.unit.ports if p.node != self._around.node)
+        nexus = Nexus(CONTROL, self._isid, port.rtpi)
+        key = secrets.randbits(63) | 1
+        again = Action.REGISTER_AND_IGNORE_EXISTING_KEY
+        commands = [Command(nexus, again, 0, key) for _ in range(times)]
+        await self._send([*commands, Command(nexus, Action.REGISTER, key, 0)], self.unit.lun)
+
+    async def _send(self, commands: list[Command], lun: int) -> None:
+        nexus = commands[0].nexus
+        tag = self.unit.port(self.unit.node(nexus.rtpi)).tag
+        async with self._around.doors.opened(self.unit.target, tag):
+            session, thread = await self._login(tag, nexus)
+            self._own.add(thread)
+            try:
+                for command in commands:
+                    cdb, data = encode_command(command)
+                    result = await scsi.execute(session, cdb, lun=lun, data_out=data)
+                    if result.status is not Status.GOOD:
+                        raise Failed(
+                            CONFLICTS,
+                            f"{command.action.name.replace('_', ' ')} of {nexus.initiator} at port "
+                            f"{nexus.rtpi} of {self.unit.name} is answered {result}",
+                            "the unit is rebuilt from the log",
+                        )
+            finally:
+                await _end(session)
+                self._own.discard(thread)
+
+    async def _login(self, tag: int, nexus: Nexus) -> tuple[Session, int]:
+        """A session of which it is known which kernel thread serves it: its own commands are told apart from
+        initiators' by that."""
+        for _ in range(20):
+            session, thread = await self._around.doors.log_in(
+                self.unit.target, tag, nexus.initiator, nexus.isid
+            )
+            if thread:
+                return session, thread
+            await _end(session)
+        raise Failed("pr-busy", "others log in all the time", "it is tried again")
+
+    # When there is no other way
+
+    async def cut(self) -> None:
+        if not self._held:
+            return
+        hosts = await asyncio.to_thread(self._hosts)
+        _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
+        async with cut_off(self._around.runner, hosts):
+            await self.release([*self._held])
+            # What LIO says now comes back as a reset; then the session is gone.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    while await asyncio.to_thread(self._hosts):  # noqa: ASYNC110 - configfs tells nobody
+                        await asyncio.sleep(0.02)
+
+    def _hosts(self) -> set[str]:
+        """Addresses from which initiators are logged in at this node's own port."""
+        tag = self.unit.port(self._around.node).tag
+        acls = f"iscsi/{self.unit.target}/tpgt_{tag}/acls"
+        fs = self._around.fs
+        found = set()
+        for initiator in fs.listdir(acls) if fs.exists(acls) else ():
+            if initiator != CONTROL:
+                with contextlib.suppress(HactlError):
+                    found |= set(addresses(fs.read(f"{acls}/{initiator}/info")))
+        return found
+
+    async def rebuild(self, state: State) -> None:
+        await self.shut()
+        await self._around.rebuild(self.unit, state)
+
+    async def shut(self) -> None:
+        """End the session that looks."""
+        if self._control is not None:
+            control, self._control = self._control, None
+            await _end(control)
+
+
+def addresses(info: str) -> tuple[str, ...]:
+    """Where the connections of an ACL's session come from, as LIO's ``info`` shows them (lines such as
+    ``Address 192.0.2.1 TCP  StatSN: 0x00000003``)."""
+    return tuple(a.strip("[]") for a in re.findall(r"^\s*Address (\S+) ", info, re.MULTILINE))
+
+
+async def _end(session: Session) -> None:
+    with contextlib.suppress(HactlError):
+        await session.logout()
+    session.abort()
+    await session.close()

@@ -1,0 +1,117 @@
+"""The kernel's twin for PR synchronisation: one unit that initiators send commands to, after the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from hactl.errors import Failed
+from hactl.pr_sync.commands import GENERATIONS, Command, Outcome
+from hactl.pr_sync.kernel import CONFLICTS, Waiting
+from hactl.pr_sync.model import apply
+from hactl.pr_sync.state import Action, Hidden, State
+from hactl.pr_sync.units import Unit
+
+_LATE = (Action.CLEAR, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+"""What counts PRgeneration up after its write to the APTPL file."""
+
+
+class SessionCut(Exception):
+    """The connection has ended before the command was answered."""
+
+
+@dataclass
+class _Held:
+    waiting: Waiting
+    answer: asyncio.Future[bool]
+    counts: bool
+
+
+class MemoryUnit:
+    """Keeps :class:`hactl.pr_sync.kernel.UnitKernel`. ``now``: seconds of the agent's clock; ``changed`` is
+    called when a command begins to wait."""
+
+    def __init__(self, unit: Unit, now: Callable[[], float], changed: Callable[[], None]) -> None:
+        self.unit = unit
+        self.state = State()
+        self.rebuilt = 0
+        self._now = now
+        self._changed = changed
+        self._held: dict[str, _Held] = {}
+        self._next = 0
+        self._connections: dict[object, asyncio.Lock] = {}
+
+    async def send(self, command: Command) -> Outcome:
+        """As an initiator: back with the answer, or :class:`SessionCut`. One command at a time on a nexus."""
+        async with self._connections.setdefault(command.nexus, asyncio.Lock()):
+            outcome = self._execute(command)
+            if not outcome.good:
+                return outcome
+            held = self._hold(counts=command.action in _LATE)
+            if not await held.answer:
+                raise SessionCut(str(command))
+            return outcome
+
+    def _execute(self, command: Command) -> Outcome:
+        before = self.state
+        outcome, after = apply(before, command, self.unit.access)
+        if outcome.good and command.action in _LATE:
+            # The counter follows when the command is let go.
+            after = replace(after, generation=before.generation)
+        self.state = after
+        return outcome
+
+    def _hold(self, *, counts: bool) -> _Held:
+        number = str(self._next)
+        self._next += 1
+        held = _Held(Waiting(number, self._now()), asyncio.get_running_loop().create_future(), counts)
+        self._held[number] = held
+        self._changed()
+        return held
+
+    def _count(self) -> None:
+        self.state = replace(self.state, generation=(self.state.generation + 1) % GENERATIONS)
+
+    # As the agent sees it
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        return tuple(h.waiting for h in self._held.values())
+
+    async def release(self, ids: Collection[str]) -> None:
+        for number in ids:
+            held = self._held.pop(number, None)
+            if held is None:
+                continue
+            if held.counts:
+                self._count()
+            if not held.answer.done():
+                held.answer.set_result(True)
+
+    async def read(self, known: State) -> State:  # noqa: ARG002 - it knows all itself
+        await asyncio.sleep(0)
+        return replace(self.state, hidden=Hidden())
+
+    async def replay(self, command: Command) -> None:
+        await asyncio.sleep(0)
+        outcome = self._execute(command)
+        if not outcome.good:
+            raise Failed(CONFLICTS, f"{command.action.name} is answered {outcome.status.name}")
+        if command.action in _LATE:
+            self._count()
+
+    async def count_up(self, times: int) -> None:
+        await asyncio.sleep(0)
+        for _ in range(times):
+            self._count()
+
+    async def cut(self) -> None:
+        for held in self._held.values():
+            if not held.answer.done():
+                held.answer.set_result(False)
+
+    async def rebuild(self, state: State) -> None:
+        await self.cut()
+        self._held.clear()
+        self.state = replace(state, hidden=Hidden())
+        self.rebuilt += 1

@@ -1,0 +1,337 @@
+"""Keeps one unit's persistent reservations on this node in step with the log.
+
+The kernel is asked what the state is; the log says what it should be. What the kernel has and the log has not
+is what initiators did here: it is committed, applied by every other member, and only then answered. What the
+log has and the kernel has not is what initiators did elsewhere: it is replayed. Both at once goes as long as
+it does not matter in which order they happened; otherwise this node has lost a race: the initiators that wait
+here are cut off without an answer, and the unit is given the log's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from hactl.agents.clock import Clock
+from hactl.errors import HactlError, Refused
+from hactl.pr_sync.commands import GENERATIONS, Command
+from hactl.pr_sync.derive import Unexplained, commutes, explain
+from hactl.pr_sync.kernel import UnitKernel
+from hactl.pr_sync.log import LOST, PrLog
+from hactl.pr_sync.model import replay
+from hactl.pr_sync.records import Entry, Head
+from hactl.pr_sync.state import Action, State
+from hactl.pr_sync.units import Unit
+
+_log = structlog.get_logger("hactl.pr")
+
+
+class Members(Protocol):
+    """The other nodes, as far as the log of a unit is concerned."""
+
+    async def applied(self, node: str, serial: str, index: int) -> None:
+        """Back when the node has applied the log up to ``index``; raises if that is not known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds. ``answer``: an initiator gives a silent connection up after 5 s or so; what was not brought
+    about by then is ended. ``again``: between two tries at something that cannot be awaited. ``look``: for a
+    look at the log when something went wrong. ``settle``: for the kernel's state to make sense."""
+
+    answer: float = 4.0
+    again: float = 0.1
+    look: float = 1.0
+    settle: float = 0.5
+
+
+MOST_COUNTS = 1000
+"""By how much PRgeneration is brought up in one step of the log; more than that is no lag."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What initiators did: commands, and ``count`` more of PRgeneration than these explain. A CLEAR of the
+    only registrant looks like its unregistration, until it was let go and has counted."""
+
+    commands: tuple[Command, ...]
+    count: int = 0
+
+
+NOTHING = Done(())
+
+
+class _RaceLost(Exception):
+    """The kernel's state cannot be brought to the log's by replaying."""
+
+
+class UnitSync:
+    """One unit. ``start`` once, with the kernel at some point of the log; then ``run``. ``applied`` is told
+    of each point that is reached."""
+
+    def __init__(
+        self,
+        unit: Unit,
+        node: str,
+        kernel: UnitKernel,
+        log: PrLog,
+        members: Members,
+        clock: Clock,
+        limits: Limits = Limits(),
+        applied: Callable[[Head], None] = lambda _: None,
+    ) -> None:
+        self.unit = unit
+        self.node = node
+        self._kernel = kernel
+        self._log = log
+        self._members = members
+        self._clock = clock
+        self._limits = limits
+        self._applied = applied
+        self.head = Head()
+        """What this node's kernel has."""
+        self.problem: HactlError | None = None
+        self._latest = 0
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
+        self._due: float | None = None
+        self._uncounted = 0
+        self._moved = asyncio.Condition()
+
+    # From outside
+
+    def poke(self, index: int = 0) -> None:
+        """There is news: a command waits, or the log has entry ``index``."""
+        self._latest = max(self._latest, index)
+        self._wake.set()
+        self._news.set()
+
+    async def reach(self, index: int) -> None:
+        """Back when the kernel has what the log says up to ``index``."""
+        self.poke(index)
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.head.index >= index)
+
+    async def start(self, head: Head) -> None:
+        """The kernel has the state of ``head`` (it was imported, or it was there)."""
+        await self._at(head)
+        self.poke()
+
+    async def run(self) -> None:
+        """Until cancelled. What goes wrong is a ``problem``, and tried again."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._due):
+                    await self._wake.wait()
+            self._wake.clear()
+            self._due = None
+            try:
+                await self._round()
+                self.problem = None
+            except HactlError as error:
+                if self.problem is None:
+                    _log.warning("reservations are not in step", unit=self.unit.name, error=str(error))
+                self.problem = error
+                await self._clock.sleep(self._limits.again)
+                self._wake.set()
+
+    # One round
+
+    async def _round(self) -> None:
+        waiting = self._kernel.waiting()
+        try:
+            if not waiting:
+                await self._step()
+                return
+            left = self._limits.answer - (self._clock.now() - min(w.since for w in waiting))
+            async with asyncio.timeout(max(left, 0.0)):
+                await self._step()
+        except _RaceLost as lost:
+            await self._start_over(str(lost))
+        except TimeoutError:
+            await self._too_late()
+
+    async def _step(self) -> None:
+        while True:
+            try:
+                await self._catch_up()
+                seen, mine = await self._look()
+                await self._publish(mine)
+                await self._kernel.release(seen)
+                self._uncounted = len(seen)
+                if seen:
+                    # CLEAR and PREEMPT count only now; how often is not known before.
+                    self._due = asyncio.get_running_loop().time() + self._limits.again
+                return
+            except Refused as error:
+                if error.code != LOST:
+                    raise
+                self._latest = max(self._latest, self.head.index + 1)
+
+    async def _look(self) -> tuple[tuple[str, ...], Done]:
+        """What initiators did here that the log does not have, and the commands that waited before the state
+        was read: whatever they did is in it."""
+        until = self._clock.now() + self._limits.settle
+        while True:
+            self._news.clear()
+            seen = tuple(w.id for w in self._kernel.waiting())
+            state = await self._kernel.read(self.head.state)
+            mine = self._mine(state, len(self._kernel.waiting()))
+            if mine is not None:
+                return seen, mine
+            # A command changes the state a moment before it waits, and LIO reads the state bit by bit.
+            left = until - self._clock.now()
+            if left <= 0:
+                raise _RaceLost("no commands that wait lead from the log's state to the kernel's")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, self._limits.again)):
+                    await self._news.wait()
+
+    async def _publish(self, mine: Done) -> None:
+        """Commit what initiators did here, if they did, and have it applied everywhere."""
+        if mine == NOTHING:
+            return
+        after = self._after(mine.commands, mine.count)
+        await self._at(await self._log.append(self.unit.serial, self.head, mine.commands, after))
+        await self._everywhere(self.head.index)
+
+    def _mine(self, state: State, waiting: int) -> Done | None:
+        """What initiators did on this node's port to get from the log's state to the kernel's, while as many
+        commands wait; None if they cannot have."""
+        known = self.head.state
+        if state.same_but_generation(known):
+            ahead = (state.generation - known.generation) % GENERATIONS
+            if not waiting and 0 < ahead <= MOST_COUNTS:
+                return Done((), ahead)
+            if not ahead or -ahead % GENERATIONS <= max(waiting, 1):
+                # The counter may lag behind what was committed and let go only just now.
+                return NOTHING
+        port = self.unit.port(self.node).rtpi
+        for count in range(self._uncounted + 1):
+            # What was let go a moment ago may have counted only now.
+            less = replace(state, generation=(state.generation - count) % GENERATIONS)
+            with contextlib.suppress(Unexplained):
+                commands = explain(known, less, self.unit.access, port, held=waiting > 0, limit=waiting)
+                if all(c.nexus.rtpi == port for c in commands):
+                    return Done(commands, count)
+        return None
+
+    def _after(self, commands: Sequence[Command], count: int) -> State:
+        state = replay(self.head.state, commands, self.unit.access)
+        return replace(state, generation=(state.generation + count) % GENERATIONS)
+
+    async def _catch_up(self) -> None:
+        while self._latest > self.head.index:
+            entries = await self._log.entries(self.unit.serial, self.head.index)
+            if not entries or entries[0].index != self.head.index + 1:
+                head = await self._log.head(self.unit.serial)
+                if head.index <= self.head.index:
+                    self._latest = self.head.index
+                    return
+                raise _RaceLost(f"the log is kept from entry {head.index} only")
+            for entry in entries:
+                await self._apply(entry)
+
+    async def _apply(self, entry: Entry) -> None:
+        port = self.unit.port(self.node).rtpi
+        if entry.commands is None or any(c.nexus.rtpi == port for c in entry.commands):
+            # Nobody could tell what happened, or it was here, before this agent was started or cut short.
+            raise _RaceLost(f"entry {entry.index} cannot be replayed")
+        _, mine = await self._look()
+        if commutes(self.head.state, entry.commands, mine.commands, self.unit.access) is None:
+            raise _RaceLost(f"{entry.node} was first with entry {entry.index}")
+        reached = replay(self.head.state, entry.commands, self.unit.access)
+        count = (entry.generation - reached.generation) % GENERATIONS
+        for command in entry.commands:
+            try:
+                await self._kernel.replay(_strict(command))
+            except HactlError as error:
+                raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
+        if 0 < count <= MOST_COUNTS:
+            await self._kernel.count_up(count)
+        after = self._after(entry.commands, count)
+        await self._at(Head(entry.index, entry.id, after, entry.revision))
+
+    async def _everywhere(self, index: int) -> None:
+        """Back when every member has applied the log up to ``index``, or is none any more."""
+        members = await self._log.members(self.unit.serial)
+        async with asyncio.TaskGroup() as group:
+            for node in members - {self.node}:
+                group.create_task(self._one(node, index))
+
+    async def _one(self, node: str, index: int) -> None:
+        while True:
+            try:
+                await self._members.applied(node, self.unit.serial, index)
+                return
+            except HactlError as error:
+                _log.info("not applied yet", unit=self.unit.name, node=node, index=index, error=str(error))
+            await self._clock.sleep(self._limits.again)
+            with contextlib.suppress(HactlError):
+                if node not in await self._log.members(self.unit.serial):
+                    return
+
+    # What goes wrong
+
+    async def _start_over(self, why: str) -> None:
+        """This node's initiators come second, or what they did cannot be committed: cut them off, and take
+        the log's state."""
+        _log.warning("reservations are rebuilt from the log", unit=self.unit.name, reason=why)
+        await self._cut()
+        head = await self._end()
+        await self._kernel.rebuild(head.state)
+        await self._at(head)
+        self.poke()
+
+    async def _too_late(self) -> None:
+        """An answer would come too late: end the connection instead. What was committed stays, and is applied
+        by the others sooner or later; what was not is found by the next round, with nobody who waits for
+        it."""
+        _log.warning("commands cannot be answered in time", unit=self.unit.name)
+        await self._cut()
+        head = await self._end()
+        if head.index > self.head.index:
+            state = await self._kernel.read(head.state)
+            if state.same_but_generation(head.state):
+                await self._at(head)
+        self.poke(head.index)
+
+    async def _cut(self) -> None:
+        await self._kernel.cut()
+        await self._kernel.release([w.id for w in self._kernel.waiting()])
+
+    async def _end(self) -> Head:
+        """The end of the log, or what this node knows of it: the last commit may have been cut short after it
+        was sent."""
+        with contextlib.suppress(HactlError, TimeoutError):
+            async with asyncio.timeout(self._limits.look):
+                return await self._log.head(self.unit.serial)
+        return self.head
+
+    async def _at(self, head: Head) -> None:
+        self._applied(head)
+        async with self._moved:
+            self.head = head
+            self._moved.notify_all()
+
+
+def _strict(command: Command) -> Command:
+    """As it is replayed: PREEMPT as PREEMPT AND ABORT. The state cannot tell which of the two it was, and
+    stopping the commands of the victim that are queued is the safe reading (SPC-4 5.13.11.2.6)."""
+    if command.action is not Action.PREEMPT:
+        return command
+    values = {name: getattr(command, name) for name in command.__dataclass_fields__}
+    return Command(**{**values, "action": Action.PREEMPT_AND_ABORT})
+
+
+def describe(commands: Sequence[Command] | None) -> str:
+    """One line for logs and ``hactl pr history``."""
+    if commands is None:
+        return "(state taken over)"
+    return "; ".join(f"{c.action.name.replace('_', ' ')} by {c.nexus.initiator}" for c in commands)
