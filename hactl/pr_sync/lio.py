@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -23,7 +23,7 @@ from hactl.pr_sync.initiator.session import Session
 from hactl.pr_sync.kernel import CONFLICTS, Waiting
 from hactl.pr_sync.parameters import encode_command
 from hactl.pr_sync.state import Action, Nexus, State
-from hactl.pr_sync.units import Unit
+from hactl.pr_sync.units import OWN_PORT, Unit
 from hactl.runner import Runner
 from hactl.target.configfs import ConfigFs
 from hactl.target.tree import CONTROL
@@ -130,6 +130,11 @@ class LioUnit:
     # Acting
 
     async def replay(self, command: Command) -> None:
+        if command.nexus.rtpi == OWN_PORT:
+            other = next(p for p in self.unit.ports if p.node != self._around.node)
+            command = replace(command, nexus=replace(command.nexus, rtpi=other.rtpi))
+            await self._send([command], self.unit.lun)
+            return
         await self._send([command], self.unit.mapped[command.nexus.initiator])
 
     async def count_up(self, times: int) -> None:

@@ -55,7 +55,7 @@ class MemoryUnit:
 
     def _execute(self, command: Command) -> Outcome:
         before = self.state
-        outcome, after = apply(before, command, self.unit.access)
+        outcome, after = apply(before, command, self.unit.acting)
         if outcome.good and command.action in _LATE:
             # The counter follows when the command is let go.
             after = replace(after, generation=before.generation)

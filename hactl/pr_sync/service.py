@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -45,6 +45,7 @@ _log = structlog.get_logger("hactl.pr")
 class Kernel(UnitKernel, Protocol):
     """A unit as the service has it."""
 
+    unit: Unit
     opened: bool
 
     def arrived(self, held: Held) -> None: ...
@@ -126,6 +127,7 @@ class Reservations:
         self._resources: dict[str, _Resource] = {}
         self._gone: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = asyncio.create_task
 
     # What others ask
 
@@ -211,12 +213,13 @@ class Reservations:
         """These are the units now. A unit of which nothing but its ports or hosts has changed goes on."""
         wanted = {r.name: r for r in cluster.resources if self.node in r.nodes and len(r.nodes) > 1}
         for name in self._resources.keys() - wanted.keys():
-            self._drop(self._resources.pop(name))
+            self._drop(self._resources.pop(name), ())
         for name, spec in wanted.items():
             units = {u.serial: u for u in units_of(cluster, spec)}
             found = self._resources.get(name)
             if found is not None and found.units.keys() != units.keys():
-                self._drop(self._resources.pop(name))
+                # Begins again, and finds in the kernel what there is already.
+                self._drop(self._resources.pop(name), units)
                 found = None
             if found is None:
                 made = {serial: self._one(unit) for serial, unit in units.items()}
@@ -224,7 +227,9 @@ class Reservations:
                 continue
             for serial, unit in units.items():
                 one = found.units[serial]
-                one.unit = one.sync.unit = one.kernel.unit = unit  # type: ignore[attr-defined]  # each has it
+                if one.unit != unit:
+                    one.unit = one.sync.unit = one.kernel.unit = unit
+                    one.sync.poke()
         self._changed.set()
 
     def _one(self, unit: Unit) -> _Unit:
@@ -238,19 +243,20 @@ class Reservations:
         sync = UnitSync(unit, self.node, kernel, self._log, self._members, self._clock, self._limits, applied)
         return _Unit(unit, kernel, sync)
 
-    def _drop(self, resource: _Resource) -> None:
-        tasks = [resource.task, *(u.task for u in resource.units.values())]
+    def _drop(self, resource: _Resource, stay: Container[str]) -> None:
+        """End what keeps a resource; of its units, those that do not ``stay`` are this node's no more."""
+        tasks = [t for t in (resource.task, *(u.task for u in resource.units.values())) if t is not None]
         for task in tasks:
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
         async def leave() -> None:
-            await asyncio.gather(*(t for t in tasks if t is not None), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             for serial, one in resource.units.items():
                 await one.kernel.shut()
-                with contextlib.suppress(HactlError):
-                    await self._log.leave(serial)
-                (self._folder / serial).unlink(missing_ok=True)
+                if serial not in stay:
+                    with contextlib.suppress(HactlError):
+                        await self._log.leave(serial)
+                    (self._folder / serial).unlink(missing_ok=True)
 
         self._background(leave())
 
@@ -265,6 +271,8 @@ class Reservations:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                # What is not a HactlError is a bug, and ends the agent: it starts afresh.
+                self._spawn = group.create_task
                 group.create_task(self._hear())
                 group.create_task(self._follow())
                 while True:
@@ -349,9 +357,9 @@ class Reservations:
     async def _start(self, resource: _Resource) -> None:
         if resource.tree is None:
             kept = {serial: self._kept(serial) for serial in resource.units}
-            if self._agent.exported(resource.name) and all(kept.values()):
-                # The kernel has gone on while this process was away.
-                await self._resume(resource, {s: h for s, h in kept.items() if h is not None})
+            if self._agent.exported(resource.name) and any(kept.values()):
+                # The kernel has gone on while this process was away. A unit that nothing was kept of is new.
+                await self._resume(resource, {s: h or Head() for s, h in kept.items()})
                 return
             heads = {serial: await self._log.head(serial) for serial in resource.units}
             if self._agent.exported(resource.name):
@@ -372,7 +380,10 @@ class Reservations:
         for serial, one in resource.units.items():
             one.kernel.opened = True
             await one.sync.start(kept[serial])
-            one.task = asyncio.create_task(one.sync.run())
+            one.task = self._spawn(one.sync.run())
+        if any(head == Head() for head in kept.values()):
+            await self._agent.attend_to(resource.name)
+            await self._join(resource)
 
     def _with_imports(self, resource: _Resource, states: dict[str, State]) -> Tree:
         imports = {}
@@ -417,9 +428,19 @@ class Reservations:
 
     async def _enter(self, resource: _Resource) -> None:
         """Be a member for all its units, then let initiators in."""
-        for serial, one in resource.units.items():
+        for one in resource.units.values():
             if one.task is None:
-                one.task = asyncio.create_task(one.sync.run())
+                one.task = self._spawn(one.sync.run())
+        await self._join(resource)
+        resource.member = True
+        assert resource.tree is not None
+        resource.tree.open = True
+        for one in resource.units.values():
+            one.kernel.opened = True
+        await self._agent.attend_to(resource.name)
+
+    async def _join(self, resource: _Resource) -> None:
+        for serial, one in resource.units.items():
             while True:
                 try:
                     await self._log.join(serial, one.sync.head)
@@ -429,12 +450,6 @@ class Reservations:
                         raise
                     head = await self._log.head(serial)
                     await one.sync.reach(head.index)
-        resource.member = True
-        assert resource.tree is not None
-        resource.tree.open = True
-        for one in resource.units.values():
-            one.kernel.opened = True
-        await self._agent.attend_to(resource.name)
 
     async def rebuild(self, unit: Unit, state: State) -> None:
         """Make a unit anew with this state, and with it the others of its resource, each with its own."""

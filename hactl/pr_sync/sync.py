@@ -19,12 +19,13 @@ import structlog
 
 from hactl.agents.clock import Clock
 from hactl.errors import HactlError, Refused
-from hactl.pr_sync.commands import GENERATIONS, Command
+from hactl.pr_sync.commands import GENERATIONS, Access, Command
 from hactl.pr_sync.derive import Unexplained, commutes, explain
 from hactl.pr_sync.kernel import UnitKernel
 from hactl.pr_sync.log import LOST, PrLog
-from hactl.pr_sync.model import replay
+from hactl.pr_sync.model import NotGood, replay
 from hactl.pr_sync.records import Entry, Head
+from hactl.pr_sync.rules import KernelUndefined
 from hactl.pr_sync.state import Action, State
 from hactl.pr_sync.units import Unit
 
@@ -43,12 +44,14 @@ class Members(Protocol):
 class Limits:
     """Seconds. ``answer``: an initiator gives a silent connection up after 5 s or so; what was not brought
     about by then is ended. ``again``: between two tries at something that cannot be awaited. ``look``: for a
-    look at the log when something went wrong. ``settle``: for the kernel's state to make sense."""
+    look at the log when something went wrong. ``settle``: for the kernel's state to make sense. ``follow``:
+    for a change of the configuration to come to this node too."""
 
     answer: float = 4.0
     again: float = 0.1
     look: float = 1.0
     settle: float = 0.5
+    follow: float = 3.0
 
 
 MOST_COUNTS = 1000
@@ -62,6 +65,8 @@ class Done:
 
     commands: tuple[Command, ...]
     count: int = 0
+    left: State | None = None
+    """Nobody did anything, but hosts lost their access, and their registrations with it: what is left."""
 
 
 NOTHING = Done(())
@@ -197,8 +202,10 @@ class UnitSync:
         """Commit what initiators did here, if they did, and have it applied everywhere."""
         if mine == NOTHING:
             return
-        after = self._after(mine.commands, mine.count)
-        await self._at(await self._log.append(self.unit.serial, self.head, mine.commands, after))
+        after, commands = mine.left, None
+        if after is None:
+            after, commands = self._after(mine.commands, mine.count), mine.commands
+        await self._at(await self._log.append(self.unit.serial, self.head, commands, after))
         await self._everywhere(self.head.index)
 
     def _mine(self, state: State, waiting: int) -> Done | None:
@@ -212,6 +219,9 @@ class UnitSync:
             if not ahead or -ahead % GENERATIONS <= max(waiting, 1):
                 # The counter may lag behind what was committed and let go only just now.
                 return NOTHING
+        left = without_strangers(known, self.unit.access)
+        if not waiting and left != known and state == left:
+            return Done((), left=left)
         port = self.unit.port(self.node).rtpi
         for count in range(self._uncounted + 1):
             # What was let go a moment ago may have counted only now.
@@ -222,8 +232,11 @@ class UnitSync:
                     return Done(commands, count)
         return None
 
-    def _after(self, commands: Sequence[Command], count: int) -> State:
-        state = replay(self.head.state, commands, self.unit.access)
+    def _after(self, commands: Sequence[Command], count: int = 0) -> State:
+        try:
+            state = replay(self.head.state, commands, self.unit.acting)
+        except (NotGood, KernelUndefined) as error:
+            raise _RaceLost(f"the log does not allow what happened: {error}") from error
         return replace(state, generation=(state.generation + count) % GENERATIONS)
 
     async def _catch_up(self) -> None:
@@ -240,13 +253,16 @@ class UnitSync:
 
     async def _apply(self, entry: Entry) -> None:
         port = self.unit.port(self.node).rtpi
-        if entry.commands is None or any(c.nexus.rtpi == port for c in entry.commands):
-            # Nobody could tell what happened, or it was here, before this agent was started or cut short.
+        if entry.commands is None:
+            await self._follow_state(entry)
+            return
+        if any(c.nexus.rtpi == port for c in entry.commands):
+            # It was here, before this agent was started or cut short.
             raise _RaceLost(f"entry {entry.index} cannot be replayed")
         _, mine = await self._look()
-        if commutes(self.head.state, entry.commands, mine.commands, self.unit.access) is None:
+        if commutes(self.head.state, entry.commands, mine.commands, self.unit.acting) is None:
             raise _RaceLost(f"{entry.node} was first with entry {entry.index}")
-        reached = replay(self.head.state, entry.commands, self.unit.access)
+        reached = self._after(entry.commands)
         count = (entry.generation - reached.generation) % GENERATIONS
         for command in entry.commands:
             try:
@@ -257,6 +273,18 @@ class UnitSync:
             await self._kernel.count_up(count)
         after = self._after(entry.commands, count)
         await self._at(Head(entry.index, entry.id, after, entry.revision))
+
+    async def _follow_state(self, entry: Entry) -> None:
+        """An entry without commands: hosts lost their access. This kernel drops their registrations too, as
+        soon as the new configuration is here."""
+        head = await self._log.head(self.unit.serial)
+        until = self._clock.now() + self._limits.follow
+        while head.index == entry.index and self._clock.now() < until:
+            if (await self._kernel.read(head.state)).same_but_generation(head.state):
+                await self._at(head)
+                return
+            await self._clock.sleep(self._limits.again)
+        raise _RaceLost(f"entry {entry.index} has no commands")
 
     async def _everywhere(self, index: int) -> None:
         """Back when every member has applied the log up to ``index``, or is none any more."""
@@ -319,6 +347,19 @@ class UnitSync:
         async with self._moved:
             self.head = head
             self._moved.notify_all()
+
+
+def without_strangers(state: State, access: Access) -> State:
+    """What LIO leaves of a state when initiators lose their access: their registrations go, and with the
+    holder's its reservation. Nothing is counted and nothing is written to the APTPL file."""
+    stay = {n: r for n, r in state.registrations.items() if n.initiator in access.get(n.rtpi, frozenset())}
+    if len(stay) == len(state.registrations):
+        return state
+    held = state.reservation
+    if held is not None and (held.holder not in stay if held.holder is not None else not stay):
+        held = None
+    hidden = state.hidden if state.hidden.anchor in stay else replace(state.hidden, anchor=None)
+    return State(state.generation, stay, held, hidden)
 
 
 def _strict(command: Command) -> Command:

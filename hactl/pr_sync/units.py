@@ -9,6 +9,11 @@ from types import MappingProxyType
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.pr_sync.aptpl import Places, TargetPort
 from hactl.pr_sync.commands import Access
+from hactl.target.tree import CONTROL
+
+OWN_PORT = 0
+"""Stands for a port of no node in commands of the agents' own initiator: each node sends them at the port of
+another node. No target port has this RTPI (SPC-4 7.7.16)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Unit:
     def access(self) -> Access:
         """In the order in which the unit is linked into the portal groups: by tag."""
         return {port.rtpi: frozenset(self.mapped) for port in sorted(self.ports, key=lambda p: p.tag)}
+
+    @property
+    def acting(self) -> Access:
+        """``access``, and the agents' own initiator, which clears what is registered."""
+        return {**self.access, OWN_PORT: frozenset({CONTROL})}
 
     def port(self, node: str) -> Port:
         """The port of a node; :class:`KeyError` if the unit is not exported from there."""

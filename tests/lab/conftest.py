@@ -24,6 +24,7 @@ ORDER = (
     "test_access",
     "test_story",
     "test_disturbed",
+    "test_reservations",
     "test_take_over",
 )
 """One boot serves all files; each begins with what the one before it left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lab import story
 from lab.api import Lab
+from tests.lab import test_reservations
 
 
 def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story.Load) -> None:
@@ -15,6 +16,9 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     assert refused.status != 0
     cluster[heir].wait_until_succeeds("drbdadm cstate r0 | grep -v Connected", timeout=60)
     cluster[heir].succeed("hactl promote r0")
+    # The reservation that was there is there, on the path that is left.
+    held = "sg_persist -n --in -r " + test_reservations.path_of(cluster, heir)
+    assert "Write Exclusive, registrants only" in client.wait_until_succeeds(held)
     load.wait_for_progress(timeout=180)
     report = load.stop()
     assert report.error == 0
@@ -24,5 +28,8 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     story.wait_until_settled(cluster)
     assert story.active_node(cluster) == heir
     story.wait_until_paths(client, active=heir, lab=cluster)
+    # The one that was lost has it too, before anybody can reach it there.
+    state = test_reservations.seen_through_both(cluster)
+    assert sorted(test_reservations.shown(state)) == sorted(test_reservations.KEYS)
     cluster[heir].succeed(f"hactl switchover r0 --to {lost}")
     assert story.active_node(cluster) == lost

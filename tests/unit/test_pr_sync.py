@@ -11,7 +11,7 @@ import pytest
 from hactl.pr_sync.commands import Command, Status
 from hactl.pr_sync.memory_kernel import SessionCut
 from hactl.pr_sync.state import Action, Nexus, Type
-from hactl.pr_sync.sync import Limits
+from hactl.pr_sync.sync import Limits, without_strangers
 from tests.unit.pr_world import NODES, World, register, world
 
 
@@ -138,6 +138,27 @@ async def test_a_member_that_does_not_answer_is_waited_for_until_it_is_said_to_b
         await w.log("n2").join(w.unit.serial, sync.head)
         await w.settled()
         states_agree(w)
+
+
+async def test_a_host_that_loses_its_access_loses_its_registrations_everywhere() -> None:
+    async with world(3) as w:
+        a, b = w.nexus(0, "n1"), w.nexus(1, "n2")
+        await good(w, "n1", register(a, 1))
+        await good(w, "n2", register(b, 2))
+        await good(w, "n1", Command(a, Action.RESERVE, 1, type=5))
+        unit = replace(w.unit, mapped={name: 0 for name in w.unit.mapped if name != a.initiator})
+        for name, kernel in w.kernels.items():
+            # As LIO does when the ACL is removed: without a write, and without counting.
+            kernel.unit = w.network.syncs[name].unit = unit
+            kernel.state = without_strangers(kernel.state, unit.access)
+            w.network.syncs[name].poke()
+        await w.until(lambda: all(s.head.index == 4 for s in w.network.syncs.values()))
+        await w.settled()
+        states_agree(w)
+        assert set(w.kernels["n3"].state.registrations) == {b}
+        assert w.kernels["n3"].state.reservation is None
+        assert [k.rebuilt for k in w.kernels.values()] == [0, 0, 0]
+        await good(w, "n2", Command(b, Action.RESERVE, 2, type=5))
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -1,0 +1,100 @@
+"""Persistent reservations are the same through every node, and outlive switchovers and killed processes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from lab import story
+from lab.api import Lab, Machine
+
+KEYS = ("0xa1", "0xa2")
+TYPE = 5  # write exclusive, registrants only
+
+
+def path_of(cluster: Lab, node: str) -> str:
+    """The client's device for the unit through a node."""
+    portal = story.portals(cluster, node)[0]
+    return next(f"/dev/{p.device}" for p in story.paths(cluster["c1"]) if p.portal == portal)
+
+
+def pr_out(client: Machine, path: str, action: str, key: str, *more: str) -> None:
+    client.succeed(f"sg_persist -n --out --{action} --param-rk={key} {' '.join(more)} {path}", timeout=60)
+
+
+def register(client: Machine, path: str, key: str) -> None:
+    client.succeed(f"sg_persist -n --out --register-ignore --param-sark={key} {path}", timeout=60)
+
+
+def seen(client: Machine, path: str) -> str:
+    """READ FULL STATUS and READ RESERVATION through a path."""
+    # A unit attention may come first: what happened to this nexus, or that it is a new one.
+    return client.wait_until_succeeds(f"sg_persist -n --in -s {path} && sg_persist -n --in -r {path}")
+
+
+def seen_through_both(cluster: Lab) -> str:
+    through = [seen(cluster["c1"], path_of(cluster, node)) for node in ("n1", "n2")]
+    assert through[0] == through[1]
+    return through[0]
+
+
+def shown(state: str) -> list[str]:
+    return re.findall(r"Key=(0x[0-9a-f]+)", state.partition("Reservation follows")[0])
+
+
+def without_generation(state: str) -> str:
+    return re.sub(r"PR generation=0x[0-9a-f]+", "", state)
+
+
+def test_what_is_done_through_one_node_is_seen_through_the_other(cluster: Lab, device: str) -> None:
+    client = cluster["c1"]
+    paths = [path_of(cluster, node) for node in ("n1", "n2")]
+    for path, key in zip(paths, KEYS, strict=True):
+        register(client, path, key)
+        assert key in seen_through_both(cluster)
+    state = seen_through_both(cluster)
+    assert sorted(shown(state)) == sorted(KEYS)
+    # Each registration is at the port it came through: RTPI = resource id * 16 + node id.
+    assert re.findall(r"Relative port address: (0x\w+)", state) == ["0x11", "0x12"]
+    pr_out(client, paths[1], "reserve", KEYS[1], f"--prout-type={TYPE}")
+    state = seen_through_both(cluster)
+    assert "Write Exclusive, registrants only" in state
+    pr_out(client, paths[0], "preempt", KEYS[0], f"--param-sark={KEYS[1]}", f"--prout-type={TYPE}")
+    state = seen_through_both(cluster)
+    assert shown(state) == [KEYS[0]]
+    assert "<< Reservation holder >>" in state
+    pr_out(client, paths[0], "clear", KEYS[0])
+    assert shown(seen_through_both(cluster)) == []
+
+
+def test_a_reservation_outlives_switchovers_and_killed_processes(
+    cluster: Lab, device: str, load: story.Load
+) -> None:
+    client = cluster["c1"]
+    for node, key in zip(("n1", "n2"), KEYS, strict=True):
+        register(client, path_of(cluster, node), key)
+    pr_out(client, path_of(cluster, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
+    before = seen_through_both(cluster)
+    for _ in range(2):
+        source, destination = story.active_node(cluster), story.standby_node(cluster)
+        cluster[source].succeed(f"hactl switchover r0 --to {destination}")
+        load.wait_for_progress()
+        assert seen_through_both(cluster) == before
+    for unit in ("hactl-capture", "hactl-agent"):
+        for node in ("n1", "n2"):
+            cluster[node].succeed(f"systemctl kill --signal=KILL {unit}")
+            # Sent while it is not there, or is not ready again: it waits, or its session is cut and it is
+            # sent again; it is never answered and then forgotten.
+            again = f"sg_persist -n --out --register-ignore --param-sark={KEYS[0]} {path_of(cluster, 'n1')}"
+            client.wait_until_succeeds(again, timeout=120)
+            story.wait_until_paths(client, active=story.active_node(cluster), lab=cluster)
+            # Only PRgeneration has gone on.
+            assert without_generation(seen_through_both(cluster)) == without_generation(before)
+    load.wait_for_progress()
+
+
+def test_no_agent_has_anything_to_tell(cluster: Lab) -> None:
+    story.wait_until_settled(cluster)
+    for node in cluster.nodes:
+        plan = json.loads(node.succeed("hactl plan --json"))
+        assert [r["actions"] for r in plan["resources"]] == [[] for _ in plan["resources"]], node.name
