@@ -35,7 +35,11 @@ async def resource_document(keeper: Keeper, common: Common = NOTHING) -> dict[st
 async def node_document(agent: Upkeep) -> dict[str, Any]:
     """The status document of the node (schema 1)."""
     common = await agent.look(pools=True)
-    resources = [await resource_document(keeper, common) for _, keeper in sorted(agent.keepers.items())]
+    # Not in the store's copy of it: that would be written again with every reservation.
+    resources = [
+        {**await resource_document(keeper, common), "reservations": agent.kit.standing.reached(name)}
+        for name, keeper in sorted(agent.keepers.items())
+    ]
     return node_status(
         agent.node,
         resources,

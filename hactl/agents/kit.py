@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from hactl.agents.clock import Clock
 from hactl.agents.journal import Journal
@@ -14,6 +14,8 @@ from hactl.alua.states import AccessState
 from hactl.backing.protocol import Backing
 from hactl.errors import HactlError, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.pr_sync.clear import Cleared
+from hactl.pr_sync.units import Unit
 from hactl.replication.blockdev import BlockDevices
 from hactl.replication.protocol import Replication
 from hactl.target.gates import Gates
@@ -79,15 +81,26 @@ async def _none(serial: str, index: int) -> None:  # noqa: ARG001 - as it is cal
     raise Refused("unknown-unit", "this node keeps no reservations in step", "see hactl status")
 
 
+async def _kept_by_nobody(unit: Unit) -> Cleared:
+    raise Refused(
+        "pr-not-logged",
+        f"the reservations of unit {unit.name} are in no log: this agent's cluster has no store",
+        "clear them on the host: sg_persist --out --clear",
+    )
+
+
 @dataclass
 class Standing:
     """What persistent reservations have to say in who may be active. ``unready``: why this node must not for
     a resource; ``confirm`` it with the store, given the nodes that are down; ``applied``: another node asks
-    whether a unit has an entry of its log."""
+    whether a unit has an entry of its log. ``reached``: how far each volume of a resource is here, for the
+    status document; ``clear`` takes a unit's registrations away on all nodes."""
 
     unready: Callable[[str], str | None] = lambda _: None
     confirm: Callable[[str, Iterable[str]], Awaitable[None]] = _nothing
     applied: Callable[[str, int], Awaitable[None]] = _none
+    reached: Callable[[str], dict[str, dict[str, Any]]] = lambda _: {}
+    clear: Callable[[Unit], Awaitable[Cleared]] = _kept_by_nobody
 
 
 @dataclass(frozen=True)

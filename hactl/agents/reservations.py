@@ -12,6 +12,7 @@ from hactl.agents.agent import Agent
 from hactl.agents.exports import LioExports
 from hactl.agents.kit import Standing
 from hactl.agents.peers import Peers
+from hactl.agents.pr_document import reached_document
 from hactl.errors import Failed, HactlError
 from hactl.model.spec import ResourceSpec
 from hactl.pr_sync.capture.client import CaptureClient
@@ -125,6 +126,8 @@ class Keeping:
         standing: Standing = agent.kit.standing
         standing.unready, standing.confirm = service.unready, service.confirm
         standing.applied = service.applied
+        standing.reached = lambda resource: reached_document(service.reached(resource))
+        standing.clear = service.clear
 
         def tree(spec: ResourceSpec) -> PrTree | None:
             found = service.tree(spec)

@@ -16,6 +16,7 @@ from hactl.agents.agent import Agent
 from hactl.agents.document import cluster_document, node_document, plan_document
 from hactl.agents.errors_http import Handler, as_json, body_of
 from hactl.agents.metrics import Metrics
+from hactl.agents.pr_document import clear_reservations
 from hactl.errors import Failed, HactlError, Refused, Unknown
 
 DEFAULT_SOCKET = Path("/run/hactl/agent.sock")
@@ -40,6 +41,7 @@ class Api:
         app.router.add_post("/v1/resources/{resource}/promote", self._promote)
         app.router.add_post("/v1/resources/{resource}/demote", self._demote)
         app.router.add_post("/v1/resources/{resource}/switchover", self._switchover)
+        app.router.add_post("/v1/resources/{resource}/reservations/clear", self._clear)
         app.router.add_get("/metrics", self._metrics_page)
         return app
 
@@ -74,10 +76,15 @@ class Api:
         (to,) = await body_of(request, "to")
         return await self._order("switchover", self._agent.switchover(request.match_info["resource"], to))
 
-    async def _order(self, name: str, work: Awaitable[None]) -> web.Response:
+    async def _clear(self, request: web.Request) -> web.Response:
+        volume, by = await body_of(request, "volume", "by")
+        work = clear_reservations(self._agent, request.match_info["resource"], volume, by)
+        return await self._order("clear reservations", work)
+
+    async def _order(self, name: str, work: Awaitable[dict[str, Any] | None]) -> web.Response:
         began = time.monotonic()
         try:
-            await work
+            told = await work
         except HactlError as error:
             kinds = {Refused: "refused", Failed: "failed", Unknown: "unknown"}
             outcome = next((word for kind, word in kinds.items() if isinstance(error, kind)), "failed")
@@ -86,7 +93,7 @@ class Api:
         seconds = time.monotonic() - began
         self._metrics.orders.labels(name, "done").inc()
         self._metrics.seconds.labels(name).observe(seconds)
-        return web.json_response({"done": name, "seconds": round(seconds, 3)})
+        return web.json_response({"done": name, "seconds": round(seconds, 3), **(told or {})})
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         text = self._metrics.render(await self.status())

@@ -76,6 +76,11 @@ class AgentClient:
         """Move a resource from the node that is active to another."""
         return self._order(resource, "switchover", {"to": to})
 
+    def clear_reservations(self, resource: str, volume: int | None, by: str) -> dict[str, Any]:
+        """Clear the persistent reservations of one volume, or of all, on all nodes."""
+        body = {"volume": "all" if volume is None else str(volume), "by": by}
+        return self._order(resource, "reservations/clear", body)
+
     def _order(
         self, resource: str, order: str, body: Mapping[str, str], node: str | None = None
     ) -> dict[str, Any]:

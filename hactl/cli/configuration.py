@@ -37,6 +37,11 @@ def read(context: typer.Context) -> Desired:
     return _run(context.obj, work)
 
 
+def look(context: typer.Context, work: Callable[[Store, str, str], Awaitable[T]]) -> T:
+    """What ``work`` finds in the store; it is given the names of the cluster and of this node, too."""
+    return _run(context.obj, work)
+
+
 def change(context: typer.Context, what: str, edit: Callable[[Desired], Desired]) -> tuple[Desired, bool]:
     """Carry out one change of the desired state: what it is then, and whether anything differed.
 

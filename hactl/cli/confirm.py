@@ -49,6 +49,27 @@ def destruction(mode: Mode, names: tuple[str, ...], consented: tuple[str, ...], 
             raise Refused("confirmation-wrong", f"{typed!r} is not {name}; nothing was changed", "")
 
 
+def order(mode: Mode, name: str, consented: str | None, warning: str, option: str) -> None:
+    """Have a resource's name typed, unless it was given with ``option`` on the command line; ``warning`` is a
+    sentence about what the order does. Refusals as by :func:`destruction`."""
+    if consented == name:
+        return
+    if consented is not None:
+        raise Refused(
+            "confirmation-wrong", f"{option} names {consented}, not {name}; nothing was changed", ""
+        )
+    if not at_terminal(mode):
+        raise Refused(
+            "confirmation-needed",
+            f"{warning}, and nobody can be asked",
+            f"if that is meant, add: {option} {name}",
+        )
+    typer.echo(f"{warning}.", err=True)
+    typed = typer.prompt("Type the name to go on", default="", show_default=False, err=True)
+    if typed != name:
+        raise Refused("confirmation-wrong", f"{typed!r} is not {name}; nothing was changed", "")
+
+
 def password(mode: Mode, file: str | None, what: str) -> SecretStr:
     """A password from a file, from standard input (``-``), or asked for twice on the terminal.
 

@@ -32,7 +32,10 @@ FOREIGN = {
 }
 """Services that take LIO or its port away from hactl, and how."""
 
-WATCHED = (*FOREIGN, "drbd.service", "multipathd.service", "hactl-agent.service", "hactl-etcd.service")
+CAPTURE = "hactl-capture.service"
+WATCHED = (
+    *FOREIGN, "drbd.service", "multipathd.service", "hactl-agent.service", "hactl-etcd.service", CAPTURE
+)  # fmt: skip
 """Every unit whose state matters."""
 
 
@@ -193,6 +196,16 @@ def _services(facts: Facts) -> Iterator[Diagnosis]:
                 f"{unit} runs, and will not after a reboot",
                 f"systemctl enable {unit}",
             )
+    agent, capture = facts.services.get("hactl-agent.service"), facts.services.get(CAPTURE)
+    # The agent's unit starts it, so whether it is enabled says nothing.
+    wanted = facts.in_cluster and agent is not None and (agent.enabled or agent.active)
+    if wanted and capture is not None and not capture.active:
+        yield Diagnosis(
+            "doctor-service-down",
+            Severity.ERROR,
+            f"{CAPTURE} does not run: changes of persistent reservations wait, and their hosts with them",
+            f"journalctl -u {CAPTURE} tells why; then: systemctl restart {CAPTURE}",
+        )
 
 
 def _state(enabled: bool, active: bool) -> str:

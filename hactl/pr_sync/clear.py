@@ -9,6 +9,7 @@ that comes at the same moment is before or after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -65,20 +66,29 @@ async def clear(
     :class:`Refused` ``pr-race-lost`` if initiators' commands came first all the time. Others as by the store.
     """
     head, changed = await _commit(log, unit)
+    # Why it is not known of a member that it has it.
     missing: dict[str, str] = {}
     try:
         async with asyncio.timeout(patience), asyncio.TaskGroup() as group:
-            for node in sorted(await log.members(unit.serial)):
-                missing[node] = "no answer"
+            for node in sorted(await _members(log, unit, again)):
+                missing[node] = "it does not answer"
                 group.create_task(_wait(log, unit, node, head.index, applied, missing, again))
     except TimeoutError:
+        who = "; ".join(f"{node}: {why}" for node, why in sorted(missing.items()))
         raise Unknown(
             "pr-clear-unfinished",
-            f"unit {unit.name} is cleared in the log (entry {head.index}), and not yet on "
-            + "; ".join(f"{node}: {why}" for node, why in sorted(missing.items())),
-            f"they do it when they are back; see: hactl pr show {unit.resource}",
+            f"unit {unit.name} is cleared in the log (entry {head.index}), and not known to be everywhere: "
+            + (who or "the store does not tell which nodes have to"),
+            f"every node does it as soon as it can; see: hactl pr show {unit.resource}",
         ) from None
     return Cleared(head.index, head.state.generation, changed)
+
+
+async def _members(log: PrLog, unit: Unit, again: float) -> frozenset[str]:
+    while True:
+        with contextlib.suppress(HactlError):
+            return await log.members(unit.serial)
+        await asyncio.sleep(again)
 
 
 async def _commit(log: PrLog, unit: Unit) -> tuple[Head, bool]:
@@ -89,9 +99,8 @@ async def _commit(log: PrLog, unit: Unit) -> tuple[Head, bool]:
             return head, False
         commands = clearing(secrets.randbits(63) | 1)
         try:
-            return await log.append(
-                unit.serial, head, commands, replay(head.state, commands, unit.acting)
-            ), True
+            after = replay(head.state, commands, unit.acting)
+            return await log.append(unit.serial, head, commands, after), True
         except Refused as error:
             left -= 1
             if error.code != LOST or not left:
@@ -108,9 +117,6 @@ async def _wait(
         except HactlError as error:
             missing[node] = error.message
         await asyncio.sleep(again)
-        try:
-            if node not in await log.members(unit.serial):
-                break
-        except HactlError as error:
-            missing[node] = error.message
+        if node not in await _members(log, unit, again):
+            break
     del missing[node]

@@ -24,6 +24,7 @@ from hactl.errors import Failed, HactlError, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.pr_sync.aptpl import import_lines
 from hactl.pr_sync.capture.protocol import Capture, Held, Mounted
+from hactl.pr_sync.clear import Cleared, clear
 from hactl.pr_sync.commands import GENERATIONS
 from hactl.pr_sync.kernel import UnitKernel
 from hactl.pr_sync.log import LOST, PrLog, prefix
@@ -75,6 +76,15 @@ class Tree:
     open: bool = False
     absent: bool = False
     imports: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far this node is with a unit. ``member``: initiators may use it here."""
+
+    head: Head
+    member: bool
+    problem: HactlError | None
 
 
 @dataclass
@@ -197,6 +207,28 @@ class Reservations:
         """The point of the log that each volume of a resource is at, on this node."""
         found = self._resources.get(resource)
         return {} if found is None else {u.unit.volume: u.sync.head for u in found.units.values()}
+
+    def reached(self, resource: str) -> dict[int, Reached]:
+        """How far each volume of a resource is on this node."""
+        found = self._resources.get(resource)
+        if found is None:
+            return {}
+        return {
+            one.unit.volume: Reached(one.sync.head, found.member, one.sync.problem or found.problem)
+            for one in found.units.values()
+        }
+
+    async def clear(self, unit: Unit) -> Cleared:
+        """Take all registrations and the reservation of a unit away, on all nodes; this one need not export
+        it. Errors as by :func:`hactl.pr_sync.clear.clear`."""
+
+        async def applied(node: str, serial: str, index: int) -> None:
+            if node == self.node:
+                await self.applied(serial, index)
+            else:
+                await self._members.applied(node, serial, index)
+
+        return await clear(self._log, unit, applied)
 
     @property
     def problem(self) -> str | None:

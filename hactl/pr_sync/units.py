@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from hactl.errors import Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.pr_sync.aptpl import Places, TargetPort
 from hactl.pr_sync.commands import Access
@@ -97,3 +98,14 @@ def units_of(cluster: ClusterSpec, resource: ResourceSpec) -> Iterator[Unit]:
                 mapped |= dict.fromkeys(cluster.host(host).initiators, luns[volume.number])
         serial = cluster.serial(resource, volume)
         yield Unit(resource.name, volume.number, serial, resource.iqn, volume.lun, ports, mapped)
+
+
+def refuse_unlogged(spec: ResourceSpec) -> None:
+    """:class:`Refused` ``pr-not-logged`` for a resource that one node exports alone."""
+    if len(spec.nodes) < 2:
+        raise Refused(
+            "pr-not-logged",
+            f"{spec.name} is exported by {spec.nodes[0]} alone: its reservations are in the kernel there, and "
+            "in no log",
+            "look at them from a host: sg_persist --in --full-status; clear: sg_persist --out --clear",
+        )

@@ -66,7 +66,9 @@ def counted(world: World) -> Log:
         def counter(kind: str) -> Any:
             return Counted(getattr(kit, kind), lambda name: log.append((node, f"{kind}.{name}")))
 
-        return replace(kit, **{f.name: counter(f.name) for f in fields(kit) if f.name != "clock"})
+        return replace(
+            kit, **{f.name: counter(f.name) for f in fields(kit) if f.name not in ("clock", "standing")}
+        )
 
     world.wrap = wrap
     return log

@@ -41,6 +41,7 @@ WELL = Facts(
     services={
         "hactl-agent.service": Service(True, True),
         "hactl-etcd.service": Service(True, True),
+        "hactl-capture.service": Service(False, True),
         "target.service": Service(False, False),
     },
     lvm=Lvm(("r|^/dev/drbd.*|", "a|.*|"), False),
@@ -70,6 +71,16 @@ def test_a_node_that_is_well_is_only_not_fenced() -> None:
         ({"services": {"tgt.service": Service(False, True)}}, "doctor-service-conflict", Severity.ERROR),
         ({"services": {"drbd.service": Service(True, True)}}, "doctor-drbd-service", Severity.WARNING),
         ({"services": {"hactl-etcd.service": Service(True, False)}}, "doctor-service-down", Severity.ERROR),
+        (
+            {
+                "services": {
+                    "hactl-agent.service": Service(True, True),
+                    "hactl-capture.service": Service(False, False),
+                }
+            },
+            "doctor-service-down",
+            Severity.ERROR,
+        ),
         (
             {"services": {"hactl-agent.service": Service(False, True)}},
             "doctor-service-not-enabled",
