@@ -61,6 +61,22 @@ class AgentNode:
             await keeper.reconcile()
         self.agent.touch(resource)
 
+    async def close_doors(self, resource: str) -> None:
+        keeper = self.agent.keepers.get(resource)
+        if keeper is None:
+            return
+        own = self.agent.cluster.node(self.agent.node).id
+        groups = f"iscsi/{keeper.spec.iqn}"
+
+        def close() -> None:
+            for name in self.fs.listdir(groups):
+                if name.startswith("tpgt_") and name != f"tpgt_{own}":
+                    where = f"{groups}/{name}/enable"
+                    if self.fs.read(where) == "1":
+                        self.fs.write(where, "0")
+
+        await in_thread(close)
+
     def exported(self, resource: str) -> bool:
         keeper = self.agent.keepers.get(resource)
         return keeper is not None and self.fs.exists(f"iscsi/{keeper.spec.iqn}")
@@ -133,7 +149,7 @@ class Keeping:
             found = service.tree(spec)
             if found is None:
                 return None
-            return PrTree(found.open, doors.tags(spec.iqn), secret, found.imports, found.absent)
+            return PrTree(found.open, secret, found.imports, found.absent)
 
         exports.reservations = tree
 

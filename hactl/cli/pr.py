@@ -1,4 +1,4 @@
-"""``hactl pr``: persistent reservations as the log in the store has them, and how far nodes have applied it."""
+"""``hactl pr``: persistent reservations as the log in the store has them, and how far nodes have come."""
 
 from __future__ import annotations
 
@@ -115,11 +115,16 @@ def clear(
     from hactl.cli.client import AgentClient
 
     mode = begin(context, as_json)
-    named("resource", resource)
+
+    async def read(log: PrLog, unit: Unit) -> int:
+        return len((await log.head(unit.serial)).state.registrations)
+
+    # Refusals first: nobody should type a name for what is not possible anyway.
+    _, found = _read(context, resource, volume, read)
     what = resource if volume is None else f"volume {volume} of {resource}"
     warning = (
-        f"clearing {what} takes away what keeps its hosts from writing over each other, on all nodes; a cluster "
-        "of hosts that fences by reservations has to register anew"
+        f"clearing {what} ({sum(count for _, count in found)} registrations) takes away, on all nodes, what "
+        "keeps hosts from writing over each other; hosts that rely on it have to register anew"
     )
     confirm.order(mode, resource, yes_clear, warning, "--yes-clear")
     mode.ordering = True
@@ -193,8 +198,8 @@ def _shown(resource: str, volume: Mapping[str, Any]) -> Iterator[RenderableType]
     registrations, held = volume["registrations"], volume["reservation"]
     keys = len({r["key"] for r in registrations})
     yield Text(
-        f"{resource}/{volume['number']}: PRgeneration {volume['generation']}, {len(registrations)} registrations "
-        f"with {keys} keys, log at entry {volume['index']}"
+        f"{resource}/{volume['number']}: PRgeneration {volume['generation']}, registrations: "
+        f"{len(registrations)}, different keys: {keys}, log at entry {volume['index']}"
     )
     if held is None:
         yield Text("not reserved")

@@ -55,7 +55,8 @@ def volume_document(
     unit: Unit, names: Names, head: Head, entries: Sequence[Entry], nodes: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """One volume as ``hactl pr show`` has it; ``nodes`` as made by :func:`node_documents`."""
-    origins = made(entries, unit)
+    # The log may have gone on since its head was read.
+    origins = made([entry for entry in entries if entry.index <= head.index], unit)
     state = head.state
     return {
         "number": unit.volume,
@@ -174,7 +175,11 @@ def made(entries: Sequence[Entry], unit: Unit) -> dict[Nexus, Entry]:
                     ports = [own, *_others(command, unit)]
                     ports += [Nexus(p.initiator, p.isid, _first(unit)) for p in command.spec_i_pt or ()]
                     for nexus in ports:
-                        come(nexus, key, entry) if key else go(nexus)
+                        if not key:
+                            go(nexus)
+                        elif nexus == own or nexus not in found:
+                            # A new key is that of this one registration alone (see hactl.pr_sync.model).
+                            come(nexus, key, entry)
     return found
 
 

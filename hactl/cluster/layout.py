@@ -12,6 +12,8 @@ from hactl.cluster.certificates import Certificates
 
 ETCD_UNIT = "hactl-etcd.service"
 AGENT_UNIT = "hactl-agent.service"
+CAPTURE_UNIT = "hactl-capture.service"
+"""Started by the agent's unit."""
 AGENT_PORT = 7788
 """For the other nodes' agents, on the node's cluster address."""
 

@@ -19,6 +19,7 @@ from hactl.cluster.members import (
 )
 from hactl.cluster.membership import remove_from_etcd, remove_member_files, save_endpoints
 from hactl.cluster.node_config import CLIENT_PORT, PEER_PORT, NodeConfig, url
+from hactl.cluster.services import DETACH
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import HactlError, Refused
 from hactl.model import leave as leftovers
@@ -60,6 +61,12 @@ async def only_here(kit: Kit, tell: Tell) -> None:
     checks.refuse_unless_root(kit.machine)
     tell(f"stopping {AGENT_UNIT}")
     await kit.services.stop(AGENT_UNIT)
+    fault = await kit.services.end_capture()
+    if fault:
+        # Where LIO is not loaded there is nothing to take off either.
+        tell(
+            f"LIO's directory may still have hactl's file system on it: {fault}; by hand: {' '.join(DETACH)}"
+        )
     tell("removing this node's part of the store, its certificates and settings")
     await remove_member_files(kit)
     shutil.rmtree(kit.layout.tls, ignore_errors=True)

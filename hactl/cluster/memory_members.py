@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hactl.cluster.etcd_config import variables
-from hactl.cluster.layout import AGENT_UNIT, ETCD_UNIT, Layout
+from hactl.cluster.layout import AGENT_UNIT, CAPTURE_UNIT, ETCD_UNIT, Layout
 from hactl.cluster.members import NOT_YET, UNKNOWN, UNREACHABLE, Member, MemberStatus, majority
 from hactl.errors import Refused, Unknown
 
@@ -215,6 +215,7 @@ class MemoryServices:
             # One that gave up is tried again by systemd: here with the next start.
             self.etcd.start(self.layout.etcd_file)
         else:
+            self.up.add(CAPTURE_UNIT)
             await self._agent[0]()
 
     async def restart(self, unit: str) -> None:
@@ -234,6 +235,10 @@ class MemoryServices:
             self.etcd.stop(value["ETCD_LISTEN_CLIENT_URLS"])
         else:
             await self._agent[1]()
+
+    async def end_capture(self) -> str:
+        self.up.discard(CAPTURE_UNIT)
+        return ""
 
     async def install(self) -> None:
         self.units.add(ETCD_UNIT)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.resources import files
 from typing import Protocol
 
-from hactl.cluster.layout import ETCD_UNIT, Layout, write
+from hactl.cluster.layout import CAPTURE_UNIT, ETCD_UNIT, Layout, write
 from hactl.errors import Failed, Unknown
 from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
+
+DETACH = (sys.executable, "-m", "hactl.pr_sync.capture", "detach")
 
 
 class Services(Protocol):
@@ -32,6 +35,11 @@ class Services(Protocol):
 
     async def stop(self, unit: str) -> None:
         """Stop it, now and for good; one that is not there is no error."""
+        ...
+
+    async def end_capture(self) -> str:
+        """Stop ``hactl-capture.service`` for good, and take its file system off LIO's directory, on which
+        every write would wait otherwise. Why it could not be taken off; empty if it was, or was not there."""
         ...
 
     async def install(self) -> None:
@@ -66,6 +74,16 @@ class Systemd:
     async def stop(self, unit: str) -> None:
         if await self.known(unit):
             await self._ctl("disable", "--now", unit)
+
+    async def end_capture(self) -> str:
+        if not await self.known(CAPTURE_UNIT):
+            return ""
+        await self.stop(CAPTURE_UNIT)
+        try:
+            await self._runner.run(DETACH, timeout=20)
+        except (CommandFailed, CommandTimeout, OSError) as error:
+            return str(error)
+        return ""
 
     async def install(self) -> None:
         text = files("hactl.cluster").joinpath(ETCD_UNIT).read_text(encoding="utf-8")

@@ -44,7 +44,8 @@ class Record:
     Of an all-registrants reservation, too, exactly one record has it: the registration on which the kernel
     hangs the reservation.
     ``mapped_lun``: the LUN as the initiator sees it. ``lun``: as portal group ``tpgt`` of ``target`` has it.
-    The nexus is without `Nexus.copy`.
+    The nexus is without `Nexus.copy`. ``scope``: of the record that has a type; LIO writes another one than 0,
+    a left-over, for a reservation that REGISTER AND MOVE has moved back (see ``Hidden.scope_left``).
     """
 
     nexus: Nexus
@@ -56,6 +57,7 @@ class Record:
     tpgt: int
     lun: int
     fabric: str = FABRIC
+    scope: int = 0
 
     @property
     def registration(self) -> Registration:
@@ -281,10 +283,11 @@ def _block(lines: _Lines, number: int) -> Record:
     initiator = lines.value("initiator_node")
     isid = lines.optional("initiator_sid")
     key = lines.number("sa_res_key", _BIGGEST_KEY)
-    held = None
+    held, scope = None, 0
     if lines.number("res_holder", 1):
         word, scope = lines.hexadecimal("res_type"), lines.hexadecimal("res_scope")
-        if word not in _TYPES or scope != 0:
+        # What is left in the scope is the type of an earlier reservation.
+        if word not in _TYPES or (scope and scope not in _TYPES):
             raise _unreadable(f"type {word:#04x} with scope {scope:#04x} is not a reservation")
         held = _TYPES[word]
     all_tg_pt = bool(lines.number("res_all_tg_pt", 1))
@@ -301,7 +304,16 @@ def _block(lines: _Lines, number: int) -> Record:
     if isid is not None and not usable_isid(isid):
         raise _unreadable(f"block {number} has the ISID {isid[:40]!r}")
     return Record(
-        Nexus(initiator, isid or "", rtpi), key, all_tg_pt, held, mapped_lun, target, tpgt, lun, fabric
+        Nexus(initiator, isid or "", rtpi),
+        key,
+        all_tg_pt,
+        held,
+        mapped_lun,
+        target,
+        tpgt,
+        lun,
+        fabric,
+        scope,
     )
 
 
@@ -310,7 +322,7 @@ def _block_text(number: int, record: Record) -> str:
     isid = f"initiator_sid={nexus.isid}\n" if nexus.isid else ""
     held = "res_holder=0\n"
     if record.type is not None:
-        held = f"res_holder=1\nres_type={record.type.value:02x}\nres_scope=00\n"
+        held = f"res_holder=1\nres_type={record.type.value:02x}\nres_scope={record.scope:02x}\n"
     return (
         f"PR_REG_START: {number}\n"
         f"initiator_fabric={record.fabric}\ninitiator_node={nexus.initiator}\n{isid}"

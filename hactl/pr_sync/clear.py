@@ -1,9 +1,9 @@
 """Takes all registrations and the reservation of a unit away, on all nodes, as an operator orders it.
 
-The log comes first: an entry that says REGISTER AND IGNORE EXISTING KEY and CLEAR by the agents' own initiator,
-which every member replays like what initiators did on another node. So it works from any node, initiators that
-were registered get the unit attention RESERVATIONS PREEMPTED (SPC-4 5.13.11.2.7), and a PERSISTENT RESERVE OUT
-that comes at the same moment is before or after it.
+The log comes first: an entry that says REGISTER AND IGNORE EXISTING KEY and CLEAR by the agents' own
+initiator, which every member replays like what initiators did on another node. So it works from any node,
+initiators that were registered get the unit attention RESERVATIONS PREEMPTED (SPC-4 5.13.11.2.7), and a
+PERSISTENT RESERVE OUT that comes at the same moment is before it, or loses the race.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 Packets of these connections are answered with a reset in both directions (nftables, reject with tcp reset):
 what LIO answers from then on comes back to it as a broken connection. Rules are per host, not per connection:
 which of a host's connections is the one that waits is not known.
+
+Where the kernel's nftables cannot do that (user-mode Linux has none of its families), traffic control turns
+every segment that leaves port 3260 for these hosts into a reset with the sequence number that it has, so the
+initiator's end is gone and answers what LIO repeats later with a reset of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +30,15 @@ PORT = 3260
 @contextlib.asynccontextmanager
 async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]:
     """Nothing passes between LIO's port on this node and these addresses until the block ends."""
-    table = f"hactl-cut-{next(_numbers)}"
-    rules = [f"add table inet {table}"]
-    for chain, peer, port in (("input", "saddr", "dport"), ("output", "daddr", "sport")):
-        rules.append(f"add chain inet {table} {chain} {{ type filter hook {chain} priority -300; }}")
-        for host in sorted(hosts):
-            family = "ip6" if ip_address(host).version == 6 else "ip"
-            match = f"{family} {peer} {host} tcp {port} {PORT}"
-            rules.append(f"add rule inet {table} {chain} {match} reject with tcp reset")
+    number = next(_numbers)
     try:
-        await runner.run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
+        try:
+            await runner.run(["nft", "-f", "-"], stdin=_table(number, hosts))
+            undo = [["nft", "delete", "table", "inet", _name(number)]]
+        except CommandFailed as error:
+            if "Operation not supported" not in error.completed.stderr:
+                raise
+            undo = await _with_tc(runner, number, hosts)
     except (CommandFailed, CommandTimeout, OSError) as error:
         raise Failed(
             "pr-cut-failed",
@@ -46,11 +49,51 @@ async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]
         yield
     finally:
         # Cancelled or not: a rule that stays would keep hosts out for good.
-        await asyncio.shield(_remove(runner, table))
+        await asyncio.shield(_remove(runner, undo))
 
 
-async def _remove(runner: Runner, table: str) -> None:
+def _name(number: int) -> str:
+    return f"hactl-cut-{number}"
+
+
+def _table(number: int, hosts: Collection[str]) -> str:
+    table = _name(number)
+    rules = [f"add table inet {table}"]
+    for chain, peer, port in (("input", "saddr", "dport"), ("output", "daddr", "sport")):
+        rules.append(f"add chain inet {table} {chain} {{ type filter hook {chain} priority -300; }}")
+        for host in sorted(hosts):
+            family = "ip6" if ip_address(host).version == 6 else "ip"
+            match = f"{family} {peer} {host} tcp {port} {PORT}"
+            rules.append(f"add rule inet {table} {chain} {match} reject with tcp reset")
+    return "\n".join(rules) + "\n"
+
+
+async def _with_tc(runner: Runner, number: int, hosts: Collection[str]) -> list[list[str]]:
+    """The same by traffic control; what undoes it."""
+    undo: list[list[str]] = []
     try:
-        await runner.run(["nft", "delete", "table", "inet", table])
-    except (CommandFailed, CommandTimeout, OSError) as error:
-        _log.error("hosts stay cut off", table=table, error=str(error))
+        for at, host in enumerate(sorted(hosts)):
+            version = ip_address(host).version
+            family = "ipv6" if version == 6 else "ip"
+            route = (await runner.run(["ip", "-o", f"-{version}", "route", "get", host])).stdout.split()
+            device = route[route.index("dev") + 1]
+            # Fails if it is there already.
+            await runner.run(["tc", "qdisc", "add", "dev", device, "clsact"], check=False)
+            place = ["dev", device, "egress", "pref", str(number * 64 % 32768 + at), "protocol", family]
+            match = ["flower", "ip_proto", "tcp", "src_port", str(PORT), "dst_ip", host]
+            # RST and ACK.
+            reset = ["action", "pedit", "ex", "munge", "tcp", "flags", "set", "0x14"]
+            await runner.run(["tc", "filter", "add", *place, *match, *reset, "pipe", "action", "csum", "tcp"])
+            undo.append(["tc", "filter", "del", *place])
+    except BaseException:
+        await asyncio.shield(_remove(runner, undo))
+        raise
+    return undo
+
+
+async def _remove(runner: Runner, undo: list[list[str]]) -> None:
+    for argv in undo:
+        try:
+            await runner.run(argv)
+        except (CommandFailed, CommandTimeout, OSError) as error:
+            _log.error("hosts stay cut off", command=" ".join(argv), error=str(error))

@@ -47,10 +47,6 @@ class Doors:
     def secret(self) -> SecretStr:
         return self._secret
 
-    def tags(self, target: str) -> frozenset[int]:
-        """The shadows of a target that are open just now."""
-        return frozenset(tag for iqn, tag in self._open if iqn == target)
-
     @contextlib.asynccontextmanager
     async def opened(self, target: str, tag: int) -> AsyncIterator[None]:
         """A shadow takes logins meanwhile."""
@@ -59,8 +55,8 @@ class Doors:
         try:
             async with self._locks.setdefault(key, asyncio.Lock()):
                 if key not in self._open:
-                    self._open.add(key)
                     await self._switch(target, tag, True)
+                    self._open.add(key)
             yield
         finally:
             self._users[key] -= 1

@@ -212,12 +212,14 @@ def _preempt(table: Table, command: Command) -> Outcome:
     """PREEMPT and PREEMPT AND ABORT (SPC-4 5.13.11.2.4 to 5.13.11.2.6)."""
     victim = command.service_action_key
     if command.type not in _TYPES:
-        return INVALID_FIELD_IN_CDB  # LIO: also where SPC-4 5.13.11.2.5 ignores the type
+        # LIO: also where SPC-4 5.13.11.2.5 ignores type and scope. Linux 7.2 ignores them there, too, and looks
+        # at them after all else; as no command that hactl sends has wrong ones, this follows 6.12.
+        return INVALID_FIELD_IN_CDB
     record = table.of(command.nexus)
     if record is None or record.key != command.key:
         return CONFLICT
     if command.scope:
-        return INVALID_FIELD_IN_PARAMETER_LIST  # LIO: also where 5.13.11.2.5 ignores the scope
+        return INVALID_FIELD_IN_PARAMETER_LIST  # LIO: as with the type
     everyone = table.holder is not None and table.type.all_registrants
     if not victim and not everyone:
         return INVALID_FIELD_IN_PARAMETER_LIST  # SPC-4 5.13.11.2.4.1, table 72

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,18 +25,16 @@ from hactl.pr_sync.aptpl import import_lines
 from hactl.pr_sync.capture.protocol import Capture, Held, Mounted
 from hactl.pr_sync.clear import Cleared, clear
 from hactl.pr_sync.commands import GENERATIONS
+from hactl.pr_sync.kept import FOLDER, Kept
 from hactl.pr_sync.kernel import UnitKernel
 from hactl.pr_sync.log import LOST, PrLog, prefix
-from hactl.pr_sync.records import Head, decode_head, encode_head
+from hactl.pr_sync.records import Head, decode_head
 from hactl.pr_sync.state import State
 from hactl.pr_sync.sync import Limits, Members, UnitSync
 from hactl.pr_sync.units import Unit, units_of
 from hactl.store.protocol import Reset, Store
 
-FOLDER = Path("/run/hactl/reservations")
-"""What this boot's kernel was brought to, by serial; gone with the kernel."""
-
-AGAIN = 1.0
+AGAIN = (0.5, 1.0, 2.0, 5.0)
 """Seconds between two tries at what failed."""
 
 _log = structlog.get_logger("hactl.pr")
@@ -65,6 +62,10 @@ class Node(Protocol):
 
     def exported(self, resource: str) -> bool:
         """Whether LIO's tree has the resource's target."""
+        ...
+
+    async def close_doors(self, resource: str) -> None:
+        """Disable the other nodes' portal groups, which an agent that was killed may have left enabled."""
         ...
 
 
@@ -103,6 +104,8 @@ class _Resource:
     """None until the logs of its units were read."""
     task: asyncio.Task[None] | None = None
     member: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever takes its units down, or makes them."""
     problem: HactlError | None = None
 
 
@@ -132,7 +135,7 @@ class Reservations:
         self._clock = clock
         self._agent = agent
         self._make = make
-        self._folder = folder
+        self._kept = Kept(clock.boot(), folder)
         self._limits = limits or Limits()
         self._resources: dict[str, _Resource] = {}
         self._gone: set[asyncio.Task[None]] = set()
@@ -269,7 +272,7 @@ class Reservations:
             sync.poke()
 
         def applied(head: Head) -> None:
-            self._keep(unit.serial, head)
+            self._kept.write(unit.serial, head)
 
         kernel = self._make(unit, changed)
         sync = UnitSync(unit, self.node, kernel, self._log, self._members, self._clock, self._limits, applied)
@@ -288,7 +291,7 @@ class Reservations:
                 if serial not in stay:
                     with contextlib.suppress(HactlError):
                         await self._log.leave(serial)
-                    (self._folder / serial).unlink(missing_ok=True)
+                    self._kept.forget(serial)
 
         self._background(leave())
 
@@ -336,10 +339,17 @@ class Reservations:
                             one.sync.poke()
 
     def _arrived(self, held: Held) -> None:
+        if not held.serial:
+            # The capture lost its list, and does not know whose it is. Answering it could be wrong, so it
+            # waits until its initiator gives up; what it did is found by looking.
+            _log.error("a command waits of which the unit is not known", thread=held.thread)
+            for resource in self._resources.values():
+                for one in resource.units.values():
+                    one.sync.poke()
+            return
         for resource in self._resources.values():
-            one = resource.units.get(held.serial)
-            if one is not None:
-                one.kernel.arrived(held)
+            if held.serial in resource.units:
+                resource.units[held.serial].kernel.arrived(held)
 
     async def _follow(self) -> None:
         """The log, as it grows."""
@@ -354,9 +364,11 @@ class Reservations:
                         for key, item in items.items():
                             if item is not None:
                                 self._heard(key, item.value)
+                            elif key.endswith(f"/members/{self.node}"):
+                                self._expelled(self._log.serial_of(key))
             except HactlError as error:
                 _log.info("the log cannot be followed", error=str(error))
-            await self._clock.sleep(AGAIN)
+            await self._clock.sleep(AGAIN[1])
 
     def _heard(self, key: str, value: bytes) -> None:
         if not key.endswith("/head"):
@@ -365,6 +377,29 @@ class Reservations:
         if sync is not None:
             with contextlib.suppress(HactlError, ValueError):
                 sync.poke(decode_head(key, value, 0).index)
+
+    def _expelled(self, serial: str) -> None:
+        """Somebody has said that this node is down: what was committed since may be missing here."""
+        for resource in self._resources.values():
+            if serial in resource.units and resource.member:
+                _log.warning("taken out of the members", resource=resource.name)
+                resource.member = False
+                self._spawn(self._come_back(resource))
+
+    async def _come_back(self, resource: _Resource) -> None:
+        async with resource.changing:
+            try:
+                if resource.tree is not None:
+                    resource.tree.open = False
+                for one in resource.units.values():
+                    one.kernel.opened = False
+                    await one.kernel.shut()
+                await self._agent.attend_to(resource.name)
+                await self._enter(resource)
+            except HactlError as error:
+                resource.problem = error
+                if resource.task is None or resource.task.done():
+                    resource.task = self._spawn(self._bring_up(resource))
 
     def _sync(self, serial: str) -> UnitSync | None:
         for resource in self._resources.values():
@@ -375,20 +410,23 @@ class Reservations:
     # A resource, from nothing to serving
 
     async def _bring_up(self, resource: _Resource) -> None:
+        tries = 0
         while True:
             try:
-                await self._start(resource)
+                async with resource.changing:
+                    await self._start(resource)
                 resource.problem = None
                 return
             except HactlError as error:
                 if resource.problem is None or resource.problem.code != error.code:
                     _log.warning("reservations are not in step", resource=resource.name, error=str(error))
                 resource.problem = error
-                await self._clock.sleep(AGAIN)
+                await self._clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
+                tries += 1
 
     async def _start(self, resource: _Resource) -> None:
         if resource.tree is None:
-            kept = {serial: self._kept(serial) for serial in resource.units}
+            kept = {serial: self._kept.read(serial) for serial in resource.units}
             if self._agent.exported(resource.name) and any(kept.values()):
                 # The kernel has gone on while this process was away. A unit that nothing was kept of is new.
                 await self._resume(resource, {s: h or Head() for s, h in kept.items()})
@@ -406,6 +444,7 @@ class Reservations:
         await self._enter(resource)
 
     async def _resume(self, resource: _Resource, kept: dict[str, Head]) -> None:
+        await self._agent.close_doors(resource.name)
         imports = self._with_imports(resource, {s: h.state for s, h in kept.items()}).imports
         resource.tree = Tree(open=True, imports=imports)
         resource.member = True
@@ -486,6 +525,17 @@ class Reservations:
     async def rebuild(self, unit: Unit, state: State) -> None:
         """Make a unit anew with this state, and with it the others of its resource, each with its own."""
         resource = self._resources[unit.resource]
+        async with resource.changing:
+            try:
+                await self._rebuild(resource, unit, state)
+            except HactlError:
+                # Half taken down: from here on it is brought up like one that was never there.
+                resource.member = False
+                if resource.task is None or resource.task.done():
+                    resource.task = self._spawn(self._bring_up(resource))
+                raise
+
+    async def _rebuild(self, resource: _Resource, unit: Unit, state: State) -> None:
         heads = {serial: one.sync.head for serial, one in resource.units.items()}
         heads[unit.serial] = Head(heads[unit.serial].index, heads[unit.serial].id, state)
         await self._take_down(resource)
@@ -499,22 +549,3 @@ class Reservations:
             one.kernel.opened = True
         resource.tree.open = True
         await self._agent.attend_to(resource.name)
-
-    # What this boot's kernel was brought to
-
-    def _keep(self, serial: str, head: Head) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        value = {"revision": head.revision, "boot": self._clock.boot(), "head": encode_head(head).decode()}
-        draft = self._folder / f".{serial}"
-        draft.write_text(json.dumps(value))
-        draft.replace(self._folder / serial)
-
-    def _kept(self, serial: str) -> Head | None:
-        path = self._folder / serial
-        try:
-            value = json.loads(path.read_text())
-            if value["boot"] != self._clock.boot():
-                return None
-            return decode_head(str(path), value["head"].encode(), value["revision"])
-        except (OSError, ValueError, KeyError, TypeError, HactlError):
-            return None

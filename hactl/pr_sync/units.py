@@ -105,7 +105,6 @@ def refuse_unlogged(spec: ResourceSpec) -> None:
     if len(spec.nodes) < 2:
         raise Refused(
             "pr-not-logged",
-            f"{spec.name} is exported by {spec.nodes[0]} alone: its reservations are in the kernel there, and "
-            "in no log",
+            f"{spec.name} is exported by {spec.nodes[0]} alone: its reservations are its kernel's, in no log",
             "look at them from a host: sg_persist --in --full-status; clear: sg_persist --out --clear",
         )

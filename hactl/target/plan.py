@@ -140,7 +140,7 @@ class _Planner:
         iqn = target.iqn
         for tpg in target.tpgs:
             wanted = self._wanted_tpg(iqn, tpg.tag)
-            if tpg.enabled and (wanted is None or not wanted.enabled):
+            if tpg.enabled and (wanted is None or not (wanted.enabled or wanted.door)):
                 yield c.DisableTpg(iqn=iqn, tag=tpg.tag, reason=UNWANTED)
             elif wanted is not None and tpg.enabled and wanted.rtpi != tpg.rtpi:
                 raise Refused(

@@ -131,6 +131,8 @@ class Tpg:
     auth_methods: str
     luns: tuple[Lun, ...]
     acls: tuple[Acl, ...]
+    door: bool = field(default=False, compare=False)
+    """Of a desired one: who opens and closes it does so by himself, so both are right."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,12 @@ class Target:
 class PrTree:
     """What keeping persistent reservations in step needs of one resource's tree.
 
-    ``open``: this node's own portal group may take logins. ``doors``: tags of shadows that are enabled just
-    now, for the agent to send commands on the nexuses of other nodes' ports. ``secret``: CHAP password of
-    these sessions, random, this node's alone. ``imports`` by volume: registrations of a backstore that is
-    made anew. ``absent``: there shall be nothing of it just now.
+    ``open``: this node's own portal group may take logins. ``secret``: CHAP password of the agent's sessions,
+    random, this node's alone. ``imports`` by volume: registrations of a backstore that is made anew.
+    ``absent``: there shall be nothing of it just now.
     """
 
     open: bool
-    doors: frozenset[int]
     secret: SecretStr
     imports: Mapping[int, tuple[str, ...]]
     absent: bool = False
@@ -298,7 +298,7 @@ def _with_reservations(tpg: Tpg, pr: PrTree, *, own: bool) -> Tpg:
     acls = tuple(replace(acl, authentication=True, chap=chap) for acl in tpg.acls)
     return replace(
         tpg,
-        enabled=tpg.tag in pr.doors,
+        door=True,
         portals=(f"{door(tpg.tag)}:{DOOR_PORT}",),
         attributes=tuple(sorted({**PORTAL_GROUP, "authentication": "1"}.items())),
         auth_methods="CHAP",

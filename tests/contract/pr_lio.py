@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hactl.errors import HactlError
 from hactl.pr_sync.aptpl import Places, Record, TargetPort, import_lines
 from hactl.pr_sync.commands import Access, Command, Outcome, Status
 from hactl.pr_sync.initiator import scsi
@@ -44,11 +45,12 @@ NEXUSES = tuple(
     for isid in (ISIDS if initiator in (A, B) else ISIDS[:1])
 )
 _HBA = "core/rd_mcp_4300"
+_LASTING_HBA = "core/rd_mcp_4301"
 _PATIENCE = 30.0
 
 
 class Target:
-    """Three portal groups without units. ``lasting``: the name is new, and nothing of it is taken away."""
+    """Three portal groups without units."""
 
     def __init__(self, fs: RealConfigFs, target: str, base: int) -> None:
         self.fs = fs
@@ -70,19 +72,22 @@ class Target:
             self.fs.write(f"{tpg}/rtpi", str(rtpi))
             self.fs.write(f"{tpg}/enable", "1")
 
-    def disable(self) -> None:
+    def deafen(self) -> None:
+        """End sessions, and free the TCP ports and the RTPIs."""
         for tag in RTPIS:
-            with contextlib.suppress(Exception):
-                self.fs.write(f"{self.path}/tpgt_{tag}/enable", "0")
+            tpg = f"{self.path}/tpgt_{tag}"
+            # One that is disabled already may refuse; whether it was shows in what follows.
+            with contextlib.suppress(HactlError):
+                self.fs.write(f"{tpg}/enable", "0")
+            for portal in self.fs.listdir(f"{tpg}/np"):
+                self.fs.rmdir(f"{tpg}/np/{portal}")
 
     def remove(self) -> None:
-        """Without units by now."""
-        self.disable()
+        """Deaf, and without units by now."""
         for tag in RTPIS:
             tpg = f"{self.path}/tpgt_{tag}"
             for initiator in self.fs.listdir(f"{tpg}/acls"):
                 self.fs.rmdir(f"{tpg}/acls/{initiator}")
-            self.fs.rmdir(f"{tpg}/np/{self._portals[tag]}")
             self.fs.rmdir(tpg)
         self.fs.rmdir(self.path)
 
@@ -110,6 +115,7 @@ class LioUnit:
     """A RAM disk in the target. ``lun``: in the portal groups; ``mapped``: as initiators have it."""
 
     target: Target
+    hba: str
     name: str
     lun: int
     mapped: int
@@ -129,7 +135,7 @@ class LioUnit:
 
     def make(self, state: State | None = None) -> None:
         """``state``: imported before anything exports the unit."""
-        fs, store = self.target.fs, f"{_HBA}/{self.name}"
+        fs, store = self.target.fs, f"{self.hba}/{self.name}"
         fs.mkdir(store)
         fs.write(f"{store}/control", "rd_pages=8")
         fs.write(f"{store}/enable", "1")
@@ -162,8 +168,8 @@ class LioUnit:
                     if fs.exists(f"{lun}/unit"):
                         fs.unlink(f"{lun}/unit")
                     fs.rmdir(lun)
-        if fs.exists(f"{_HBA}/{self.name}"):
-            fs.rmdir(f"{_HBA}/{self.name}")
+        if fs.exists(f"{self.hba}/{self.name}"):
+            fs.rmdir(f"{self.hba}/{self.name}")
         self._metadata.unlink(missing_ok=True)
 
     async def send(self, command: Command) -> Outcome:
@@ -190,8 +196,8 @@ class LioUnit:
         """What LIO wrote to the APTPL file."""
         return self._metadata.read_bytes()
 
-    def records(self, state: State) -> tuple[Record, ...]:
-        """What the APTPL file ought to have in it."""
+    def records(self, state: State, scope: int) -> tuple[Record, ...]:
+        """What the APTPL file ought to have in it. ``scope``: of the reservation."""
         held = state.reservation
         holder = None
         if held is not None:
@@ -207,6 +213,7 @@ class LioUnit:
                 target=ports[nexus.rtpi].target,
                 tpgt=ports[nexus.rtpi].tpgt,
                 lun=self.lun,
+                scope=scope if held is not None and nexus == holder else 0,
             )
             for nexus, registration in state.registrations.items()
         )
@@ -227,35 +234,40 @@ def outcome(result: Result) -> Outcome:
     return Outcome(Status(int(result.status)), int(sense.key), sense.asc, sense.ascq)
 
 
-UNIT = "contract-model"
-COPY = "contract-model-copy"
-
-
 @asynccontextmanager
-async def lio(folder: Path, target: str, base: int) -> AsyncIterator[tuple[LioUnit, LioUnit]]:
-    """A unit, and a second one that is not made yet; ``base``: TCP port of the portals, less the tag."""
+async def lio(folder: Path, name: str, *, lasting: bool = False) -> AsyncIterator[tuple[LioUnit, LioUnit]]:
+    """A unit, and a second one that is not made yet.
+
+    ``lasting``: nothing of it is taken away in the end but its sessions, TCP ports and RTPIs; then the name
+    has to be new each time.
+    """
     fs = RealConfigFs(ledger=folder / "ledger")
-    made = Target(fs, target, base)
-    unit, copy = LioUnit(made, UNIT, 3, 5), LioUnit(made, COPY, 4, 6)
+    target = Target(fs, f"iqn.2026-11.org.example.contract:{name}", 3280)
+    hba = _LASTING_HBA if lasting else _HBA
+    unit, copy = LioUnit(target, hba, name, 3, 5), LioUnit(target, hba, f"{name}-copy", 4, 6)
 
     def clean() -> None:
+        if fs.exists(target.path):
+            target.deafen()
+        if lasting:
+            return
         unit.remove()
         copy.remove()
-        if fs.exists(made.path):
-            made.remove()
-        if fs.exists(_HBA):
-            fs.rmdir(_HBA)
+        if fs.exists(target.path):
+            target.remove()
+        if fs.exists(hba):
+            fs.rmdir(hba)
 
     if not fs.exists("iscsi"):
         fs.mkdir("iscsi")
     clean()
     try:
-        fs.mkdir(_HBA)
-        made.make()
+        if not fs.exists(hba):
+            fs.mkdir(hba)
+        target.make()
         unit.make()
-        async with made.logged_in():
+        async with target.logged_in():
             yield unit, copy
     finally:
         # In a thread: it waits for sessions to end, and this side of them is served by this loop.
-        await asyncio.to_thread(made.disable)
         await asyncio.to_thread(clean)

@@ -26,6 +26,7 @@ ORDER = (
     "test_disturbed",
     "test_reservations",
     "test_take_over",
+    "test_reservation_faults",
 )
 """One boot serves all files; each begins with what the one before it left."""
 

@@ -11,8 +11,8 @@ Standard input: a JSON list of nexuses, each with ``name``, ``portal``, ``target
 - ``{"set": event}``, ``{"await": event}``, ``{"pause": seconds}``
 
 Standard output: a line of JSON for each command: ``nexus``, ``start`` and ``end`` (CLOCK_MONOTONIC, seconds),
-and ``status``, ``sense`` and ``data``, or ``unanswered`` with the reason; ``tag`` as given, or ``number`` of a
-write. Between them ``{"nexus": name, "lost": reason, "at": time}`` for each session that ended by itself;
+and ``status``, ``sense`` and ``data``, or ``unanswered`` with the reason; ``tag`` as given, or ``number`` of
+a write. Between them ``{"nexus": name, "lost": reason, "at": time}`` for each session that ended by itself;
 after it the nexus logs in again. Unit attentions and BUSY are put up with, except by writes.
 """
 

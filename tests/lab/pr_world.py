@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hactl.pr_sync.answers import FullStatus, Keys
 from hactl.pr_sync.commands import Access, Command, Outcome, Status
-from hactl.pr_sync.model import apply
-from hactl.pr_sync.full_status import full_status_of
 from hactl.pr_sync.parameters import Read, encode_command, in_cdb
-from hactl.pr_sync.state import Action, Nexus, State
+from hactl.pr_sync.state import Nexus
 from lab import story
 from lab.api import Lab
 

@@ -179,6 +179,9 @@ class ProcessServices:
         self.enabled.discard(unit)
         await (self._node.stop_agent() if unit == AGENT_UNIT else self.kill())
 
+    async def end_capture(self) -> str:
+        return ""
+
     async def install(self) -> None:
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -15,14 +16,16 @@ from hactl.cluster import etcd_config, node_config, pki, unfinished
 from hactl.cluster.checks import ChecksFailed, check
 from hactl.cluster.draft import Draft, NodeOptions, draft, pool
 from hactl.cluster.etcd_config import MemberSettings, variables
-from hactl.cluster.layout import AGENT_UNIT, Layout, write
+from hactl.cluster.layout import AGENT_UNIT, CAPTURE_UNIT, Layout, write
 from hactl.cluster.members import Member, Step, majority, next_step, removal_fault
 from hactl.cluster.memory_machine import MemoryMachine
 from hactl.cluster.memory_members import MemoryEtcd, MemoryServices
 from hactl.cluster.node_config import NodeConfig
+from hactl.cluster.services import DETACH, Systemd
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import Refused
 from hactl.model.spec import Addresses
+from hactl.runner import CommandFailed, Completed
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 HERE = ip_address("10.0.0.1")
@@ -349,3 +352,36 @@ def test_only_the_same_work_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(Refused) as damaged:
         unfinished.load(layout)
     assert damaged.value.code == "unfinished-file"
+
+
+class Recording:
+    """A :class:`hactl.runner.Runner` on which one program fails, if any."""
+
+    def __init__(self, loaded: str, failing: str = "") -> None:
+        self.loaded = loaded
+        self.failing = failing
+        self.ran: list[str] = []
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        check: bool = True,
+        stdin: str | None = None,
+    ) -> Completed:
+        self.ran.append(" ".join(argv))
+        done = Completed(tuple(argv), int(argv[-1] == self.failing), self.loaded, "no LIO")
+        if done.status and check:
+            raise CommandFailed(done)
+        return done
+
+
+async def test_the_capture_is_stopped_for_good_and_its_file_system_taken_off(tmp_path: Path) -> None:
+    runner = Recording("loaded\n")
+    assert await Systemd(runner, Layout(tmp_path)).end_capture() == ""
+    assert runner.ran[-2:] == [f"systemctl disable --now {CAPTURE_UNIT}", " ".join(DETACH)]
+    assert "no LIO" in await Systemd(Recording("loaded\n", "detach"), Layout(tmp_path)).end_capture()
+    absent = Recording("not-found\n")
+    assert await Systemd(absent, Layout(tmp_path)).end_capture() == ""
+    assert all("show" in line for line in absent.ran)

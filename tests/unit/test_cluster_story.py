@@ -12,7 +12,7 @@ from hactl.cluster import invite
 from hactl.cluster.init import LIFE, init, own_fingerprint
 from hactl.cluster.invite import Token
 from hactl.cluster.join import complete, join
-from hactl.cluster.layout import AGENT_UNIT, ETCD_UNIT
+from hactl.cluster.layout import AGENT_UNIT, CAPTURE_UNIT, ETCD_UNIT
 from hactl.cluster.leave import leave, only_here, remove_lost
 from hactl.cluster.members import Member, own_member
 from hactl.cluster.membership import Me
@@ -128,6 +128,7 @@ async def test_three_nodes_make_a_cluster_and_each_can_leave_and_come_back(world
     await leave(n1.kit, n1.told.append)
 
     assert n1.files() == {}
+    assert not await n1.services.active(CAPTURE_UNIT)
     assert not copy.exists()
     assert not n1.kit.layout.etcd_data.exists()
     assert not await n1.services.active(ETCD_UNIT)

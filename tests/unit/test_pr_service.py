@@ -117,6 +117,9 @@ class Host:
                 there.add(serial)
         (self.open.add if tree.open else self.open.discard)(resource)
 
+    async def close_doors(self, resource: str) -> None:
+        """There are none."""
+
     def exported(self, resource: str) -> bool:
         return resource in self.exports
 
