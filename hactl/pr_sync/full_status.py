@@ -154,13 +154,13 @@ class _Spread:
     def __init__(self, initiator: str, ports: tuple[int, ...], known: Known) -> None:
         self._initiator = initiator
         self._ports = ports
-        self._of_session: dict[str, set[int]] = defaultdict(set)
+        self._of_session: dict[str, list[int]] = defaultdict(list)
         self._anonymous: dict[int, list[int]] = defaultdict(list)
         for nexus, registration in known.items():
             if nexus.initiator == initiator and registration.all_tg_pt:
                 if nexus.isid:
                     # Whatever its key is by now: a session does not change its port.
-                    self._of_session[nexus.isid].add(nexus.rtpi)
+                    self._of_session[nexus.isid].append(nexus.rtpi)
                 else:
                     self._anonymous[registration.key].append(nexus.rtpi)
 
@@ -169,12 +169,14 @@ class _Spread:
         count = Counter(key for _, isid, key in seen if not isid)
         # As many as are known with this key: they are the same, in the same order.
         known = {key: iter(rtpis) for key, rtpis in self._anonymous.items() if len(rtpis) == count[key]}
+        sessions = Counter(isid for _, isid, _ in seen if isid)
+        places = {isid: iter(self._session(isid, number)) for isid, number in sessions.items()}
         group: list[int] = []
         origin: int | None = None
         for at, isid, key in seen:
             if isid:
                 yield from self._others(group, origin)
-                group, origin = [], self._session(isid)
+                group, origin = [], next(places[isid])
                 yield at, origin
             elif key in known:
                 yield at, next(known[key])
@@ -182,11 +184,14 @@ class _Spread:
                 group.append(at)
         yield from self._others(group, origin)
 
-    def _session(self, isid: str) -> int:
-        candidates = set(self._ports) if len(self._ports) == 1 else self._of_session[isid]
-        if len(candidates) != 1:
+    def _session(self, isid: str, number: int) -> Sequence[int]:
+        """The ports of all that have this ISID. An initiator may use one ISID at several ports."""
+        candidates = self._ports if len(self._ports) == 1 else self._of_session[isid]
+        if len(set(candidates)) == 1:
+            return [candidates[0]] * number
+        if len(candidates) != number:
             raise self._unknown(f"with the ISID {isid}")
-        return next(iter(candidates))
+        return candidates
 
     def _others(self, group: Sequence[int], origin: int | None) -> Iterator[tuple[int, int]]:
         """Those without an ISID that follow the one at ``origin``, or come first."""

@@ -24,6 +24,7 @@ ORDER = (
     "test_access",
     "test_story",
     "test_disturbed",
+    "test_pr_races",
     "test_reservations",
     "test_take_over",
     "test_reservation_faults",
