@@ -77,6 +77,11 @@ class AgentNode:
 
         await in_thread(close)
 
+    def serving(self, resource: str) -> bool:
+        own = self.agent.cluster.node(self.agent.node).id
+        where = f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"
+        return self.exported(resource) and self.fs.exists(where) and self.fs.read(where) == "1"
+
     def exported(self, resource: str) -> bool:
         keeper = self.agent.keepers.get(resource)
         return keeper is not None and self.fs.exists(f"iscsi/{keeper.spec.iqn}")

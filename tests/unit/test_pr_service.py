@@ -120,6 +120,9 @@ class Host:
     async def close_doors(self, resource: str) -> None:
         """There are none."""
 
+    def serving(self, resource: str) -> bool:
+        return resource in self.open
+
     def exported(self, resource: str) -> bool:
         return resource in self.exports
 
