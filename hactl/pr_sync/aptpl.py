@@ -44,8 +44,8 @@ class Record:
     Of an all-registrants reservation, too, exactly one record has it: the registration on which the kernel
     hangs the reservation.
     ``mapped_lun``: the LUN as the initiator sees it. ``lun``: as portal group ``tpgt`` of ``target`` has it.
-    The nexus is without `Nexus.copy`. ``scope``: of the record that has a type; LIO writes another one than 0,
-    a left-over, for a reservation that REGISTER AND MOVE has moved back (see ``Hidden.scope_left``).
+    The nexus is without `Nexus.copy`. ``scope``: of the record that has a type; LIO writes a left-over there
+    for a reservation that REGISTER AND MOVE has moved back (see ``Hidden.scope_left``).
     """
 
     nexus: Nexus

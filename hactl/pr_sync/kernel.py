@@ -17,10 +17,12 @@ CONFLICTS = "pr-replay-conflict"
 @dataclass(frozen=True)
 class Waiting:
     """A PERSISTENT RESERVE OUT of an initiator that the kernel has executed and not answered yet, since its
-    write to the APTPL file is held. ``since``: seconds of the agent's clock."""
+    write to the APTPL file is held. ``since``: seconds of the agent's clock. ``clears``: it is a CLEAR, which
+    LIO writes down in other words than the last registration's end."""
 
     id: str
     since: float
+    clears: bool = False
 
 
 class UnitKernel(Protocol):

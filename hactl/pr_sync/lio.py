@@ -28,6 +28,10 @@ from hactl.runner import Runner
 from hactl.target.configfs import ConfigFs
 from hactl.target.tree import CONTROL
 
+CLEARED = "No Registrations or Reservations\n"
+"""What LIO writes for CLEAR; when the last registration ends otherwise, the line has no end
+(core_scsi3_update_and_write_aptpl, core_scsi3_update_aptpl_buf)."""
+
 _TORN = 5
 """Tries at an answer that mixes two states."""
 _log = structlog.get_logger("hactl.pr")
@@ -73,7 +77,7 @@ class LioUnit:
             # A command of this agent's own: nobody but it waits for the answer.
             self._later(self._let_go([held.id]))
             return
-        self._held[held.id] = (Waiting(held.id, self._around.now()), held)
+        self._held[held.id] = (Waiting(held.id, self._around.now(), held.content == CLEARED), held)
         self._changed()
 
     def waiting(self) -> tuple[Waiting, ...]:

@@ -48,7 +48,7 @@ class MemoryUnit:
             outcome = self._execute(command)
             if not outcome.good:
                 return outcome
-            held = self._hold(counts=command.action in _LATE)
+            held = self._hold(command)
             if not await held.answer:
                 raise SessionCut(str(command))
             return outcome
@@ -62,10 +62,12 @@ class MemoryUnit:
         self.state = after
         return outcome
 
-    def _hold(self, *, counts: bool) -> _Held:
+    def _hold(self, command: Command) -> _Held:
         number = str(self._next)
         self._next += 1
-        held = _Held(Waiting(number, self._now()), asyncio.get_running_loop().create_future(), counts)
+        waiting = Waiting(number, self._now(), command.action is Action.CLEAR)
+        answer = asyncio.get_running_loop().create_future()
+        held = _Held(waiting, answer, command.action in _LATE)
         self._held[number] = held
         self._changed()
         return held

@@ -212,8 +212,8 @@ def _preempt(table: Table, command: Command) -> Outcome:
     """PREEMPT and PREEMPT AND ABORT (SPC-4 5.13.11.2.4 to 5.13.11.2.6)."""
     victim = command.service_action_key
     if command.type not in _TYPES:
-        # LIO: also where SPC-4 5.13.11.2.5 ignores type and scope. Linux 7.2 ignores them there, too, and looks
-        # at them after all else; as no command that hactl sends has wrong ones, this follows 6.12.
+        # LIO: also where SPC-4 5.13.11.2.5 ignores type and scope. Linux 7.2 ignores them there, too, and
+        # looks at them after all else; as no command that hactl sends has wrong ones, this follows 6.12.
         return INVALID_FIELD_IN_CDB
     record = table.of(command.nexus)
     if record is None or record.key != command.key:

@@ -20,10 +20,10 @@ import structlog
 from hactl.agents.clock import Clock
 from hactl.errors import HactlError, Refused
 from hactl.pr_sync.commands import GENERATIONS, Access, Command
-from hactl.pr_sync.derive import Unexplained, commutes, explain
-from hactl.pr_sync.kernel import UnitKernel
+from hactl.pr_sync.derive import Unexplained, commutes, counted, explain
+from hactl.pr_sync.kernel import UnitKernel, Waiting
 from hactl.pr_sync.log import LOST, PrLog
-from hactl.pr_sync.model import NotGood, replay
+from hactl.pr_sync.model import NotGood, apply, replay
 from hactl.pr_sync.records import Entry, Head
 from hactl.pr_sync.rules import KernelUndefined
 from hactl.pr_sync.state import Action, State
@@ -187,7 +187,7 @@ class UnitSync:
             self._news.clear()
             seen = tuple(w.id for w in self._kernel.waiting())
             state = await self._kernel.read(self.head.state)
-            mine = self._mine(state, len(self._kernel.waiting()))
+            mine = self._mine(state, self._kernel.waiting())
             if mine is not None:
                 return seen, mine
             # A command changes the state a moment before it waits, and LIO reads the state bit by bit.
@@ -208,10 +208,14 @@ class UnitSync:
         await self._at(await self._log.append(self.unit.serial, self.head, commands, after))
         await self._everywhere(self.head.index)
 
-    def _mine(self, state: State, waiting: int) -> Done | None:
-        """What initiators did on this node's port to get from the log's state to the kernel's, while as many
+    def _mine(self, state: State, commands_waiting: Sequence[Waiting]) -> Done | None:
+        """What initiators did on this node's port to get from the log's state to the kernel's, while these
         commands wait; None if they cannot have."""
-        known = self.head.state
+        known, waiting = self.head.state, len(commands_waiting)
+        if any(w.clears for w in commands_waiting) and not state.registrations:
+            cleared = self._cleared(state)
+            if cleared is not None:
+                return cleared
         if state.same_but_generation(known):
             ahead = (state.generation - known.generation) % GENERATIONS
             if not waiting and 0 < ahead <= MOST_COUNTS:
@@ -230,6 +234,18 @@ class UnitSync:
                 commands = explain(known, less, self.unit.access, port, held=waiting > 0, limit=waiting)
                 if all(c.nexus.rtpi == port for c in commands):
                     return Done(commands, count)
+        return None
+
+    def _cleared(self, state: State) -> Done | None:
+        """A CLEAR of anybody registered here, if that leads to ``state``. Without knowing that it is one, the
+        only registrant's looks like its unregistration, until it has counted."""
+        known, port = self.head.state, self.unit.port(self.node).rtpi
+        for nexus, registration in known.registrations.items():
+            if nexus.rtpi == port and nexus.isid:
+                command = Command(replace(nexus, copy=0), Action.CLEAR, registration.key)
+                outcome, after = apply(known, command, self.unit.acting)
+                if outcome.good and counted(state, [command]) == after:
+                    return Done((command,))
         return None
 
     def _after(self, commands: Sequence[Command], count: int = 0) -> State:

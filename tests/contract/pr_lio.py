@@ -23,6 +23,7 @@ from hactl.pr_sync.initiator.session import Result, Session
 from hactl.pr_sync.parameters import encode_command
 from hactl.pr_sync.state import Nexus, State
 from hactl.target.configfs import RealConfigFs
+from tests.contract.conftest import IQN
 
 A, B, C, D, E, WATCHER = (f"iqn.2026-11.org.example:{name}" for name in ("a", "b", "c", "d", "e", "watcher"))
 ISIDS = ("00023d000001", "80aabbccddee")
@@ -239,10 +240,10 @@ async def lio(folder: Path, name: str, *, lasting: bool = False) -> AsyncIterato
     """A unit, and a second one that is not made yet.
 
     ``lasting``: nothing of it is taken away in the end but its sessions, TCP ports and RTPIs; then the name
-    has to be new each time.
+    has to be new each time. It is not among those that other tests wipe away.
     """
     fs = RealConfigFs(ledger=folder / "ledger")
-    target = Target(fs, f"iqn.2026-11.org.example.contract:{name}", 3280)
+    target = Target(fs, f"iqn.2026-11.org.example.lasting:{name}" if lasting else f"{IQN}{name}", 3280)
     hba = _LASTING_HBA if lasting else _HBA
     unit, copy = LioUnit(target, hba, name, 3, 5), LioUnit(target, hba, f"{name}-copy", 4, 6)
 

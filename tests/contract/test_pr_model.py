@@ -340,6 +340,7 @@ if os.environ.get("HACTL_PR_SPEC_I_PT") == "1":
 
     @pytest.mark.timeout(60 + 8 * len(SEEDS))
     async def test_random_sequences_with_spec_i_pt(tmp_path: Path) -> None:
-        """LIO never lets go of a mapped LUN that SPEC_I_PT was used on: its target stays until a reboot."""
-        async with lio(tmp_path, f"lasting-{time.time_ns():x}", lasting=True) as units:
+        """LIO never lets go of a mapped LUN on which SPEC_I_PT came or which it named: the target stays until
+        a reboot."""
+        async with lio(tmp_path, f"t{time.time_ns():x}", lasting=True) as units:
             await run(units, "spec-i-pt", spec_i_pt=True)

@@ -21,8 +21,8 @@ def configfs(node: Machine) -> str:
     """Everything in LIO's tree that can be read, but for counters and what sessions have agreed on."""
     return node.succeed(
         "cd /sys/kernel/config/target"
-        " && find . -type f -readable ! -path '*statistics*' ! -path '*/acls/*/param/*' ! -name info ! -name control | sort"
-        " | xargs grep -H . ; find . -type l -printf '%p -> %l\\n' | sort"
+        " && find . -type f -readable ! -path '*statistics*' ! -path '*/acls/*/param/*' ! -name info"
+        " ! -name control | sort | xargs grep -H . ; find . -type l -printf '%p -> %l\\n' | sort"
     )
 
 

@@ -62,6 +62,18 @@ async def test_each_service_action_is_everywhere_before_it_is_answered(nodes: in
         assert all(k.rebuilt == 0 for k in w.kernels.values())
 
 
+async def test_a_clear_by_the_only_registrant_is_known_for_one() -> None:
+    async with world(2) as w:
+        a = w.nexus(0, "n1")
+        await good(w, "n1", register(a, 1))
+        await good(w, "n1", Command(a, Action.CLEAR, 1))
+        head = await w.log("n1").head(w.unit.serial)
+        assert (head.index, head.state.generation) == (2, 2)
+        await w.until(lambda: w.kernels["n1"].state == w.kernels["n2"].state == head.state)
+        (entry,) = await w.log("n1").entries(w.unit.serial, 1)
+        assert [c.action for c in entry.commands or ()] == [Action.CLEAR]
+
+
 async def test_two_hosts_register_at_the_same_moment_and_nobody_is_cut() -> None:
     async with world(2) as w:
         for turn in range(30):

@@ -17,7 +17,7 @@ import pytest
 from hactl.pr_sync.answers import FullStatus
 from hactl.pr_sync.aptpl import NOTHING, file_content, parse_file
 from hactl.pr_sync.aptpl import state_of as state_of_file
-from hactl.pr_sync.commands import CONFLICT, Access, Outcome, Status
+from hactl.pr_sync.commands import CONFLICT, LOGICAL_UNIT_NOT_SUPPORTED, Access, Outcome, Status
 from hactl.pr_sync.full_status import full_status_of, state_from_full_status
 from hactl.pr_sync.model import apply
 from hactl.pr_sync.parameters import BadParameters, decode_command, encode_command
@@ -58,8 +58,8 @@ def test_a_recorded_sequence(access: Access, nexuses: list[Nexus], recorded: dic
         try:
             command = decode_command(nexuses[number], cdb, data)
         except BadParameters as error:
-            # The reservation is looked at before the parameters.
-            possible = (error.outcome, CONFLICT)
+            # Access and reservation are looked at before the parameters.
+            possible = (error.outcome, CONFLICT, LOGICAL_UNIT_NOT_SUPPORTED)
         else:
             assert encode_command(command) == (cdb, data)
             outcome, state = apply(state, command, access)
@@ -81,3 +81,7 @@ def test_the_recordings_are_there() -> None:
     assert len(steps) > 300
     actions = {int(step[1][2:4], 16) for step in steps if step[3] == "00"}
     assert actions == set(range(8))
+    # A reservation that was moved away and back, and a registration that is there twice.
+    files = [parse_file(one.values[2]["aptpl"].encode()) for one in sequences()]
+    assert any(record.scope for records in files for record in records)
+    assert any(nexus.copy for records in files for nexus in state_of_file(records, 0).registrations)

@@ -227,10 +227,10 @@ def test_what_was_answered_is_true_through_every_port(
         expected, state = apply(state, command, ACCESS)
         assert told[number * 10].outcome == expected, command
         for at, what in enumerate(READS):
-            one, other = (told[number * 10 + 1 + which + 2 * at] for which in (0, 1))
-            assert one.data == other.data, (what, command)
+            here, there = (told[number * 10 + 1 + which + 2 * at] for which in (0, 1))
+            assert here.data == there.data, (what, command)
             model = answer_to(state, what)
-            assert one.data[: len(model)] == model, (what, command, state)
+            assert here.data[: len(model)] == model, (what, command, state)
 
 
 def answer_to(state: State, what: Read) -> bytes:
