@@ -24,7 +24,7 @@ from hactl.pr_sync.kernel import UnitKernel
 from hactl.pr_sync.log import LOST, PrLog
 from hactl.pr_sync.records import Head
 from hactl.pr_sync.state import State
-from hactl.pr_sync.sync import UnitSync, without_strangers
+from hactl.pr_sync.sync import MOST_COUNTS, UnitSync, without_strangers
 from hactl.pr_sync.units import Unit
 
 AGAIN = (0.5, 1.0, 2.0, 5.0)
@@ -196,6 +196,13 @@ class ResourceKeeping:
             except HactlError:
                 await self._around.clock.sleep(AGAIN[-1])
 
+    def shown(self, tree: Tree) -> Tree:
+        """``tree`` with what would have to be imported now, should somebody take the unit's export away."""
+        if not self.member:
+            return tree
+        imports = self._imports({s: one.sync.head.state for s, one in self.units.items()})
+        return Tree(tree.open, tree.absent, imports)
+
     def _run(self, one: KeptUnit) -> None:
         if one.task is None or one.task.done():
             one.task = self._around.spawn(one.sync.run())
@@ -230,14 +237,16 @@ class ResourceKeeping:
             await one.sync.start(heads[serial])
 
     async def _counted_up(self, one: KeptUnit, wanted: State) -> bool:
-        """Bring PRgeneration, which begins with the number of registrations, to where it was. Whether the
-        unit has the state now."""
+        """Bring PRgeneration, which in a new kernel begins with the number of registrations, to where it was.
+        Whether the unit has the state now."""
         found = await one.kernel.read(wanted)
-        missing = (wanted.generation - found.generation) % GENERATIONS
-        if missing and found.same_but_generation(wanted):
-            await one.kernel.count_up(missing)
-            found = await one.kernel.read(wanted)
-        return found == wanted
+        if not found.same_but_generation(wanted):
+            return False
+        if (found.generation - wanted.generation) % GENERATIONS <= MOST_COUNTS:
+            # The kernel goes on counting for as long as the unit lives: the other nodes follow.
+            return True
+        await one.kernel.count_up((wanted.generation - found.generation) % GENERATIONS)
+        return await one.kernel.read(wanted) == wanted
 
     async def _close(self) -> None:
         for one in self.units.values():
@@ -302,11 +311,14 @@ class ResourceKeeping:
         async with self._changing:
             try:
                 states = {s: one.sync.head.state for s, one in self.units.items()} | {serial: state}
+                # Until it has this state, it is not what its units' syncs say.
+                self.member = False
                 await self._take_down()
                 self.tree = Tree(imports=self._imports(states))
                 await self._around.agent.attend_to(self.name)
                 for name, one in self.units.items():
                     await self._counted_up(one, without_strangers(states[name], one.unit.access))
+                self.member = True
                 await self._open()
             except HactlError:
                 # Half taken down: from here on it is brought up like one that was never there.

@@ -97,7 +97,7 @@ class Reservations:
                 f"the persistent reservations of {spec.name} are not known yet{why}",
                 "the unit is exported as soon as the cluster's store has told them; see hactl cluster status",
             )
-        return resource.tree
+        return resource.shown(resource.tree)
 
     def unready(self, resource: str) -> str | None:
         """Why this node must not become active for a resource; None if it may."""

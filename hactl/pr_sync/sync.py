@@ -107,6 +107,7 @@ class UnitSync:
         self._news = asyncio.Event()
         self._due: float | None = None
         self._uncounted = 0
+        self._counted_by = 0.0
         self._moved = asyncio.Condition()
 
     # From outside
@@ -169,15 +170,25 @@ class UnitSync:
                 seen, mine = await self._look()
                 await self._publish(mine)
                 await self._kernel.release(seen)
-                self._uncounted = len(seen)
-                if seen:
-                    # CLEAR and PREEMPT count only now; how often is not known before.
-                    self._due = asyncio.get_running_loop().time() + self._limits.again
+                self._look_again(len(seen))
                 return
             except Refused as error:
                 if error.code != LOST:
                     raise
                 self._latest = max(self._latest, self.head.index + 1)
+
+    def _look_again(self, let_go: int) -> None:
+        """CLEAR and PREEMPT count a moment after they were let go; how often is not known before. And a host
+        that loses its access keeps its registrations until the agent has taken the access away."""
+        now = self._clock.now()
+        if let_go:
+            self._uncounted += let_go
+            self._counted_by = now + self._limits.look
+        elif now >= self._counted_by:
+            self._uncounted = 0
+        access = self.unit.access
+        if let_go or without_strangers(self.head.state, access) != self.head.state:
+            self._due = asyncio.get_running_loop().time() + self._limits.again
 
     async def _look(self) -> tuple[tuple[str, ...], Done]:
         """What initiators did here that the log does not have, and the commands that waited before the state

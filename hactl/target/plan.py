@@ -104,11 +104,7 @@ class _Planner:
                     "initiators would see another unit on the same path; remove the resource from the"
                     " specification, let initiators forget it, then add it again",
                 )
-            # Whether registrations were imported before cannot be seen; twice would be wrong as well.
-            unlinked = wanted.imports and not any(
-                lun.backstore == name for t in self.observed.targets for p in t.tpgs for lun in p.luns
-            )
-            if differs or unlinked:
+            if differs:
                 replaced.add(name)
         return replaced
 
@@ -232,7 +228,8 @@ class _Planner:
                 yield c.SetIdentity(
                     backstore=path, field=field, value=value, reason=DIFFERS if found else WANTED
                 )
-        if found is None and wanted.imports:
+        # Whether that was done before and cut short cannot be seen: who asked for it looks what came of it.
+        if wanted.imports and self.wanted_targets and not self._linked(wanted.name):
             yield c.ImportReservations(
                 backstore=path, lines=wanted.imports, reason="the log of its reservations has them"
             )
@@ -244,6 +241,12 @@ class _Planner:
         for group in wanted.groups:
             if found is None or group.name in removed or group not in found.groups:
                 yield c.SetUpPortGroup(backstore=path, group=group, reason=WANTED)
+
+    def _linked(self, backstore: str) -> bool:
+        """Whether the kernel exports it."""
+        return any(
+            lun.backstore == backstore for t in self.observed.targets for p in t.tpgs for lun in p.luns
+        )
 
     def _build_target(self, wanted: Target) -> Iterator[c.Change]:
         found = self.found_targets.get(wanted.iqn)

@@ -75,7 +75,7 @@ class Backstore:
     quiet: bool = True
     hba: str = field(default="", compare=False)
     imports: tuple[str, ...] = field(default=(), compare=False)
-    """Registrations that a new backstore is given before anything links to it, as the kernel reads them."""
+    """Registrations that a backstore is given before anything links to it, as the kernel reads them."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class PrTree:
 
     ``open``: this node's own portal group may take logins. ``secret``: CHAP password of the agent's sessions,
     random, this node's alone. ``imports`` by volume: registrations of a backstore that is made anew.
-    ``absent``: there shall be nothing of it just now.
+    ``absent``: nothing shall be exported just now. Backstores stay: made anew on an open gate, they would
+    take limits from the device below it.
     """
 
     open: bool
@@ -222,13 +223,14 @@ def desired(
     backstores: list[Backstore] = []
     targets: list[Target] = []
     for resource in cluster.resources:
-        pr = (reservations or {}).get(resource.name)
-        if node not in resource.nodes or (pr is not None and pr.absent):
+        if node not in resource.nodes:
             continue
+        pr = (reservations or {}).get(resource.name)
         for volume in resource.volumes:
             imports = () if pr is None else pr.imports.get(volume.number, ())
             backstores.append(replace(_backstore(cluster, resource, volume, devices), imports=imports))
-        targets.append(_target(cluster, resource, node, pr))
+        if pr is None or not pr.absent:
+            targets.append(_target(cluster, resource, node, pr))
     return Tree(
         tuple(sorted(backstores, key=lambda b: b.name)),
         tuple(sorted(targets, key=lambda t: t.iqn)),

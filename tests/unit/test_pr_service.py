@@ -107,13 +107,14 @@ class Host:
             self.exports.pop(resource, None)
             self.open.discard(resource)
             for kernel in serials.values():
-                kernel.state = State()
+                # PRgeneration goes on for as long as the backstore lives.
+                kernel.state = State(kernel.state.generation)
             return
         there = self.exports.setdefault(resource, set())
         for serial, kernel in serials.items():
             if serial not in there:
                 records = [record_of(kernel.unit, line) for line in tree.imports[kernel.unit.volume]]
-                kernel.state = state_of(records, len(records))
+                kernel.state = state_of(records, kernel.state.generation + len(records))
                 there.add(serial)
         (self.open.add if tree.open else self.open.discard)(resource)
 

@@ -1,0 +1,44 @@
+"""A counter that follows late: the kernel counts a CLEAR only some time after the agent let it go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from hactl.pr_sync.commands import Command, Status
+from hactl.pr_sync.memory_kernel import MemoryUnit
+from hactl.pr_sync.state import Action
+from tests.unit.pr_world import register, world
+
+
+async def test_a_register_right_after_a_clear_by_the_only_registrant_cuts_nobody() -> None:
+    async with world(2) as w:
+        kernel, sync = w.kernels["n1"], w.network.syncs["n1"]
+        a, b = w.nexus(0, "n1"), w.nexus(1, "n1")
+        assert (await kernel.send(register(a, 1))).status is Status.GOOD
+        let_go = asyncio.Event()
+
+        async def release_late(ids: Collection[str]) -> None:
+            """As the kernel does: let go is one moment, counted and answered a later one."""
+            for number in ids:
+                seen[number] = kernel._held.pop(number)
+            if ids:
+                let_go.set()
+
+        seen: dict[str, Any] = {}
+        kernel.release = release_late  # type: ignore[method-assign]
+        clear = asyncio.create_task(kernel.send(Command(a, Action.CLEAR, 1)))
+        await let_go.wait()
+        # The agent looks again (its own entry came back, say) before the kernel has counted.
+        for _ in range(3):
+            sync.poke()
+            await asyncio.sleep(0.01)
+        del kernel.release
+        assert isinstance(kernel, MemoryUnit)
+        kernel._count()
+        for held in seen.values():
+            held.answer.set_result(True)
+        assert (await clear).status is Status.GOOD
+        assert (await kernel.send(register(b, 2))).status is Status.GOOD
+        assert kernel.rebuilt == 0
