@@ -44,6 +44,8 @@ READS = (Read.KEYS, Read.RESERVATION, Read.FULL_STATUS)
 NODES = ("n1", "n2")
 AREA = 204_800
 """First of the blocks that victims write: 100 MiB into the unit."""
+DELIVERY = 0.1
+"""Seconds: by how much an answer of one node may arrive later than a later one of another node."""
 
 
 def register(who: Nexus, key: int) -> Command:
