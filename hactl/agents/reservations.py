@@ -77,6 +77,12 @@ class AgentNode:
 
         await in_thread(close)
 
+    async def shut_port(self, resource: str) -> None:
+        own = self.agent.cluster.node(self.agent.node).id
+        where = f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"
+        if self.fs.exists(where):
+            await in_thread(lambda: self.fs.write(where, "0"))
+
     def serving(self, resource: str) -> bool:
         own = self.agent.cluster.node(self.agent.node).id
         where = f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"

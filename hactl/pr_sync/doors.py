@@ -85,7 +85,7 @@ class Doors:
 
         While this runs, no other session of this agent begins."""
         async with self._logins:
-            before = await asyncio.to_thread(self._threads)
+            before = await asyncio.to_thread(self.threads)
             session = await log_in(
                 portal or f"{door(tag)}:{DOOR_PORT}",
                 target,
@@ -95,10 +95,11 @@ class Doors:
                 portal_group=tag,
                 digests=("None",),
             )
-            new = await asyncio.to_thread(self._threads) - before
+            new = await asyncio.to_thread(self.threads) - before
         return session, new.pop() if len(new) == 1 else 0
 
-    def _threads(self) -> set[int]:
+    def threads(self) -> set[int]:
+        """LIO's threads that receive on connections."""
         found = set()
         for entry in self._proc.iterdir():
             if entry.name.isdigit():

@@ -189,14 +189,15 @@ class LioUnit:
         if not self._held:
             return
         hosts = await asyncio.to_thread(self._hosts)
+        threads = {held.thread for _, held in self._held.values()}
         _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
         async with cut_off(self._around.runner, hosts):
             await self.release([*self._held])
-            # What LIO says now comes back as a reset; then the session is gone.
+            # What LIO says now comes back as a reset; then the connection is gone, and its thread with it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):
-                    while await asyncio.to_thread(self._hosts):  # noqa: ASYNC110 - configfs tells nobody
-                        await asyncio.sleep(0.02)
+                    while threads & self._around.doors.threads():  # noqa: ASYNC110 - nobody tells of it
+                        await asyncio.sleep(0.01)
 
     def _hosts(self) -> set[str]:
         """Addresses from which initiators are logged in at this node's own port."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from hactl.agents.clock import Clock
-from hactl.errors import Failed, HactlError, Refused
+from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.pr_sync.aptpl import import_lines
 from hactl.pr_sync.capture.protocol import Held
 from hactl.pr_sync.commands import GENERATIONS
@@ -57,6 +57,10 @@ class Node(Protocol):
 
     def exported(self, resource: str) -> bool:
         """Whether LIO's tree has the resource's target."""
+        ...
+
+    async def shut_port(self, resource: str) -> None:
+        """Disable this node's own portal group, at once: it takes no logins, and has no sessions."""
         ...
 
     def serving(self, resource: str) -> bool:
@@ -307,24 +311,55 @@ class ResourceKeeping:
                 self.begin()
 
     async def rebuild(self, serial: str, state: State) -> None:
-        """Make a unit anew with this state, and with it the others of the resource, each with its own."""
+        """Make a unit anew with this state, and with it the others of the resource, each with its own. Back
+        when the kernel has it; initiators come in a moment later."""
         async with self._changing:
             try:
                 states = {s: one.sync.head.state for s, one in self.units.items()} | {serial: state}
                 # Until it has this state, it is not what its units' syncs say.
                 self.member = False
+                await self._around.agent.shut_port(self.name)
+                left = await self._leave()
                 await self._take_down()
                 self.tree = Tree(imports=self._imports(states))
                 await self._around.agent.attend_to(self.name)
                 for name, one in self.units.items():
                     await self._counted_up(one, without_strangers(states[name], one.unit.access))
-                self.member = True
-                await self._open()
+                    if name != serial:
+                        await one.sync.start(one.sync.head)
             except HactlError:
                 # Half taken down: from here on it is brought up like one that was never there.
-                self.member = False
                 self.begin()
                 raise
+        self._around.spawn(self._come_in(join=left))
+
+    async def _leave(self) -> bool:
+        """With the port down nobody has to wait for this node, least of all those who were first. False
+        without the store: then it is a member still, and nobody commits anything."""
+        left = False
+        for name, one in self.units.items():
+            try:
+                async with asyncio.timeout(1):
+                    await self._around.log.leave(name)
+                left = True
+            except (Unknown, TimeoutError):
+                left = True
+            except Refused:
+                continue
+            await one.sync.away()
+        return left
+
+    async def _come_in(self, *, join: bool) -> None:
+        async with self._changing:
+            try:
+                if join:
+                    await self._enter()
+                else:
+                    self.member = True
+                    await self._open()
+            except HactlError as error:
+                self.problem = error
+                self.begin()
 
     async def confirm(self, gone: Iterable[str], seconds: float) -> None:
         """The nodes ``gone`` are down, as somebody says who knows. Back when they are members no more and

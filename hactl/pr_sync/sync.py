@@ -108,6 +108,7 @@ class UnitSync:
         self._due: float | None = None
         self._uncounted = 0
         self._counted_by = 0.0
+        self._away = False
         self._moved = asyncio.Condition()
 
     # From outside
@@ -119,13 +120,27 @@ class UnitSync:
         self._news.set()
 
     async def reach(self, index: int) -> None:
-        """Back when the kernel has what the log says up to ``index``."""
+        """Back when the kernel has what the log says up to ``index``; :class:`Refused` ``pr-away`` if nobody
+        waits for this node."""
         self.poke(index)
         async with self._moved:
-            await self._moved.wait_for(lambda: self.head.index >= index)
+            await self._moved.wait_for(lambda: self.head.index >= index or self._away)
+            if self.head.index < index:
+                raise Refused(
+                    "pr-away",
+                    f"{self.node} is no member of {self.unit.name} just now",
+                    "it comes back when it has applied the log",
+                )
+
+    async def away(self) -> None:
+        """This node's port is down, and it is no member: nobody has to wait for it. Until ``start``."""
+        async with self._moved:
+            self._away = True
+            self._moved.notify_all()
 
     async def start(self, head: Head) -> None:
         """The kernel has the state of ``head`` (it was imported, or it was there)."""
+        self._away = False
         await self._at(head)
         self.poke()
 
@@ -341,8 +356,7 @@ class UnitSync:
         await self._cut()
         head = await self._end()
         await self._kernel.rebuild(head.state)
-        await self._at(head)
-        self.poke()
+        await self.start(head)
 
     async def _too_late(self) -> None:
         """An answer would come too late: end the connection instead. What was committed stays, and is applied

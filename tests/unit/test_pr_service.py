@@ -121,6 +121,9 @@ class Host:
     async def close_doors(self, resource: str) -> None:
         """There are none."""
 
+    async def shut_port(self, resource: str) -> None:
+        self.open.discard(resource)
+
     def serving(self, resource: str) -> bool:
         return resource in self.open
 
@@ -298,6 +301,28 @@ async def test_a_lost_machine_comes_back_with_all_it_missed(tmp_path: Path) -> N
         # A member again.
         assert (await c.kernel("n2").send(Command(b, Action.RESERVE, 0xB, type=5))).good
         assert c.agree("n1", "n2")
+
+
+async def test_who_loses_a_race_is_cut_off_and_comes_back(tmp_path: Path) -> None:
+    async with running(tmp_path, "n1", "n2") as c:
+        await c.serving("n1", "n2")
+        a, b = c.nexus(0, "n1"), c.nexus(1, "n2")
+        assert (await c.kernel("n1").send(register(a, 0xA))).good
+        assert (await c.kernel("n2").send(register(b, 0xB))).good
+        for _ in range(6):
+            outcomes = await asyncio.gather(
+                c.kernel("n1").send(Command(a, Action.RESERVE, 0xA, type=1)),
+                c.kernel("n2").send(Command(b, Action.RESERVE, 0xB, type=1)),
+                return_exceptions=True,
+            )
+            assert sum(not isinstance(o, BaseException) and o.good for o in outcomes) == 1, outcomes
+            await c.serving("n1", "n2")
+            await c.until(lambda: c.agree("n1", "n2"))
+            held = c.kernel("n1").state.reservation
+            assert held is not None
+            winner, key, node = (a, 0xA, "n1") if held.holder == a else (b, 0xB, "n2")
+            assert (await c.kernel(node).send(Command(winner, Action.RELEASE, key, type=1))).good
+        assert sum(c.kernel(n).rebuilt for n in ("n1", "n2")) >= 1
 
 
 async def test_who_was_taken_out_does_not_become_active(tmp_path: Path) -> None:
