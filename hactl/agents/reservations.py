@@ -122,8 +122,13 @@ class Keeping:
         self._doors = doors = Doors(switch, secret)
         clock = agent.kit.clock
 
+        node = AgentNode(agent, fs)
+
         async def rebuild(unit: Unit, state: State) -> None:
             await service.rebuild(unit, state)
+
+        async def shut_port(unit: Unit) -> None:
+            await node.shut_port(unit.resource)
 
         around = Surroundings(
             agent.node,
@@ -134,6 +139,7 @@ class Keeping:
             self._capture,
             clock.now,
             rebuild,
+            shut_port,
         )
 
         def make(unit: Unit, changed: object) -> LioUnit:
@@ -146,7 +152,7 @@ class Keeping:
             self._capture,
             PeerMembers(agent.kit.peers),
             clock,
-            AgentNode(agent, fs),
+            node,
             make,
         )
         service.update(agent.cluster)

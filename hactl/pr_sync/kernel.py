@@ -60,5 +60,5 @@ class UnitKernel(Protocol):
 
     async def rebuild(self, state: State) -> None:
         """Take the unit away from its initiators, give it this state, PRgeneration included, and offer it
-        again. Commands that wait are gone afterwards."""
+        again. Commands that wait are gone afterwards; no answer to them can have left."""
         ...

@@ -40,7 +40,7 @@ _log = structlog.get_logger("hactl.pr")
 @dataclass(frozen=True)
 class Surroundings:
     """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
-    with a state."""
+    with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port."""
 
     node: str
     portal: Callable[[], str]
@@ -50,6 +50,7 @@ class Surroundings:
     capture: Capture
     now: Callable[[], float]
     rebuild: Callable[[Unit, State], Awaitable[None]]
+    shut_port: Callable[[Unit], Awaitable[None]]
 
 
 class LioUnit:
@@ -213,6 +214,17 @@ class LioUnit:
 
     async def rebuild(self, state: State) -> None:
         await self.shut()
+        if self._held:
+            hosts = await asyncio.to_thread(self._hosts)
+            _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
+            async with cut_off(self._around.runner, hosts):
+                # Their answers go nowhere, and with the port their sockets are closed.
+                closing = asyncio.ensure_future(self._around.shut_port(self.unit))
+                while not closing.done():
+                    # LIO waits for commands to end, those that have come only now too.
+                    await self.release([*self._held])
+                    await asyncio.wait({closing}, timeout=0.02)
+                await closing
         await self._around.rebuild(self.unit, state)
 
     async def shut(self) -> None:

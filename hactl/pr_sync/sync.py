@@ -353,7 +353,6 @@ class UnitSync:
         """This node's initiators come second, or what they did cannot be committed: cut them off, and take
         the log's state."""
         _log.warning("reservations are rebuilt from the log", unit=self.unit.name, reason=why)
-        await self._cut()
         head = await self._end()
         await self._kernel.rebuild(head.state)
         await self.start(head)
