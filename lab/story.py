@@ -178,8 +178,8 @@ class PathState:
 
 
 def paths(client: Machine) -> list[PathState]:
-    """All paths of the client."""
-    text = client.succeed(
+    """All paths of the client. multipathd may say "timeout" while it waits for a path that is gone."""
+    text = client.wait_until_succeeds(
         "multipathd show paths raw format '%d|%T|%p|' | while IFS='|' read -r device rest; do"
         " session=$(readlink -f /sys/block/$device/device | grep -o 'session[0-9]*' | head -1);"
         " connection=/sys/class/iscsi_session/$session/device/connection*/iscsi_connection/*;"

@@ -11,13 +11,14 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     lost, heir = story.active_node(cluster), story.standby_node(cluster)
     client = cluster["c1"]
     load.wait_for_progress()
+    # Afterwards multipathd may not answer for a while: its checkers wait for the path that is gone.
+    held = "sg_persist -n --in -r " + test_reservations.path_of(cluster, heir)
     cluster[lost].crash()
     refused = cluster[heir].execute(f"hactl switchover r0 --to {heir}")
     assert refused.status != 0
     cluster[heir].wait_until_succeeds("drbdadm cstate r0 | grep -v Connected", timeout=60)
     cluster[heir].succeed("hactl promote r0")
     # The reservation that was there is there, on the path that is left.
-    held = "sg_persist -n --in -r " + test_reservations.path_of(cluster, heir)
     assert "Write Exclusive, registrants only" in client.wait_until_succeeds(held)
     load.wait_for_progress(timeout=180)
     report = load.stop()
