@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -189,16 +189,22 @@ class LioUnit:
     async def cut(self) -> None:
         if not self._held:
             return
-        hosts = await asyncio.to_thread(self._hosts)
         threads = {held.thread for _, held in self._held.values()}
-        _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
-        async with cut_off(self._around.runner, hosts):
+        async with self._cut_off():
             await self.release([*self._held])
             # What LIO says now comes back as a reset; then the connection is gone, and its thread with it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):
                     while threads & self._around.doors.threads():  # noqa: ASYNC110 - nobody tells of it
                         await asyncio.sleep(0.01)
+
+    @contextlib.asynccontextmanager
+    async def _cut_off(self) -> AsyncIterator[None]:
+        """Nothing reaches this unit's initiators from this node meanwhile."""
+        hosts = await asyncio.to_thread(self._hosts)
+        _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
+        async with cut_off(self._around.runner, hosts):
+            yield
 
     def _hosts(self) -> set[str]:
         """Addresses from which initiators are logged in at this node's own port."""
@@ -215,9 +221,7 @@ class LioUnit:
     async def rebuild(self, state: State) -> None:
         await self.shut()
         if self._held:
-            hosts = await asyncio.to_thread(self._hosts)
-            _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
-            async with cut_off(self._around.runner, hosts):
+            async with self._cut_off():
                 # Their answers go nowhere, and with the port their sockets are closed.
                 closing = asyncio.ensure_future(self._around.shut_port(self.unit))
                 while not closing.done():

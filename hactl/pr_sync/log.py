@@ -155,7 +155,7 @@ class PrLog:
 
     async def leave(self, serial: str) -> None:
         """Be a member no more; the target port is down already."""
-        await self._store.commit([], [Delete(self._member(serial, self._node))])
+        await self.expel(serial, self._node)
 
     async def expel(self, serial: str, node: str) -> None:
         """Take out a node that is known to be down: somebody who knows has said so. Its lease alone says

@@ -127,11 +127,6 @@ class Reservations:
         if found is not None:
             await found.confirm(gone, self._limits.answer)
 
-    def heads(self, resource: str) -> dict[int, Head]:
-        """The point of the log that each volume of a resource is at, on this node."""
-        found = self._resources.get(resource)
-        return {} if found is None else {u.unit.volume: u.sync.head for u in found.units.values()}
-
     def reached(self, resource: str) -> dict[int, Reached]:
         """How far each volume of a resource is on this node."""
         found = self._resources.get(resource)

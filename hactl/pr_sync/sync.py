@@ -407,12 +407,4 @@ def _strict(command: Command) -> Command:
     stopping the commands of the victim that are queued is the safe reading (SPC-4 5.13.11.2.6)."""
     if command.action is not Action.PREEMPT:
         return command
-    values = {name: getattr(command, name) for name in command.__dataclass_fields__}
-    return Command(**{**values, "action": Action.PREEMPT_AND_ABORT})
-
-
-def describe(commands: Sequence[Command] | None) -> str:
-    """One line for logs and ``hactl pr history``."""
-    if commands is None:
-        return "(state taken over)"
-    return "; ".join(f"{c.action.name.replace('_', ' ')} by {c.nexus.initiator}" for c in commands)
+    return replace(command, action=Action.PREEMPT_AND_ABORT)
