@@ -47,7 +47,7 @@ def door_secret(path: Path = SECRET) -> SecretStr:
 
 @dataclass
 class AgentNode:
-    """Keeps :class:`hactl.pr_sync.service.Node`."""
+    """Keeps :class:`hactl.pr_sync.resource.Node`."""
 
     agent: Agent
     fs: ConfigFs
@@ -77,15 +77,18 @@ class AgentNode:
 
         await in_thread(close)
 
-    async def shut_port(self, resource: str) -> None:
+    def _own_switch(self, resource: str) -> str:
+        """What enables this node's own portal group of a resource."""
         own = self.agent.cluster.node(self.agent.node).id
-        where = f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"
+        return f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"
+
+    async def shut_port(self, resource: str) -> None:
+        where = self._own_switch(resource)
         if self.fs.exists(where):
             await in_thread(lambda: self.fs.write(where, "0"))
 
     def serving(self, resource: str) -> bool:
-        own = self.agent.cluster.node(self.agent.node).id
-        where = f"iscsi/{self.agent.keepers[resource].spec.iqn}/tpgt_{own}/enable"
+        where = self._own_switch(resource)
         return self.exported(resource) and self.fs.exists(where) and self.fs.read(where) == "1"
 
     def exported(self, resource: str) -> bool:

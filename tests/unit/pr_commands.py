@@ -90,3 +90,10 @@ def commands(draw: st.DrawFn, current: State | None = None, *, ports: tuple[int,
         spec_i_pt=spec_i_pt,
         move=move,
     )
+
+
+WE, EA = Type.WRITE_EXCLUSIVE, Type.EXCLUSIVE_ACCESS
+WE_RO, EA_RO = Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY, Type.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
+WE_AR, EA_AR = Type.WRITE_EXCLUSIVE_ALL_REGISTRANTS, Type.EXCLUSIVE_ACCESS_ALL_REGISTRANTS
+REGISTER, IGNORE = Action.REGISTER, Action.REGISTER_AND_IGNORE_EXISTING_KEY
+NOTHING = state({})

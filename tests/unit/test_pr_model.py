@@ -20,7 +20,7 @@ from hactl.pr_sync.commands import (
 )
 from hactl.pr_sync.model import NotGood, apply, replay
 from hactl.pr_sync.rules import KernelUndefined
-from hactl.pr_sync.state import Action, Nexus, Type
+from hactl.pr_sync.state import Action, Nexus
 from tests.unit.pr_commands import (
     A_ANY_2,
     A_ANY_3,
@@ -28,8 +28,17 @@ from tests.unit.pr_commands import (
     A_PORT_2,
     ACCESS,
     B_PORT_2,
+    EA,
+    EA_AR,
+    EA_RO,
     HOSTS,
+    IGNORE,
     ISIDS,
+    NOTHING,
+    REGISTER,
+    WE,
+    WE_AR,
+    WE_RO,
     A,
     B,
     C,
@@ -38,13 +47,6 @@ from tests.unit.pr_commands import (
     port_of,
     state,
 )
-
-WE, EA = Type.WRITE_EXCLUSIVE, Type.EXCLUSIVE_ACCESS
-WE_RO, EA_RO = Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY, Type.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
-WE_AR, EA_AR = Type.WRITE_EXCLUSIVE_ALL_REGISTRANTS, Type.EXCLUSIVE_ACCESS_ALL_REGISTRANTS
-REGISTER, IGNORE = Action.REGISTER, Action.REGISTER_AND_IGNORE_EXISTING_KEY
-NOTHING = state({})
-
 
 REGISTERING: dict[str, Case] = {
     # SPC-4 5.13.7, table 67

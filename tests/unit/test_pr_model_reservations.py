@@ -25,8 +25,16 @@ from tests.unit.pr_commands import (
     A_PORT_2,
     ACCESS,
     B_PORT_2,
+    EA,
+    EA_AR,
+    EA_RO,
     HOSTS,
     ISIDS,
+    NOTHING,
+    REGISTER,
+    WE,
+    WE_AR,
+    WE_RO,
     A,
     B,
     C,
@@ -35,13 +43,6 @@ from tests.unit.pr_commands import (
     port_of,
     state,
 )
-
-WE, EA = Type.WRITE_EXCLUSIVE, Type.EXCLUSIVE_ACCESS
-WE_RO, EA_RO = Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY, Type.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
-WE_AR, EA_AR = Type.WRITE_EXCLUSIVE_ALL_REGISTRANTS, Type.EXCLUSIVE_ACCESS_ALL_REGISTRANTS
-REGISTER, IGNORE = Action.REGISTER, Action.REGISTER_AND_IGNORE_EXISTING_KEY
-NOTHING = state({})
-
 
 RESERVING: dict[str, Case] = {
     # SPC-4 5.13.9
