@@ -23,9 +23,11 @@ ORDER = (
     "test_bad_input",
     "test_access",
     "test_story",
+    "test_refused",
     "test_disturbed",
     "test_pr_races",
     "test_reservations",
+    "test_pr_kills",
     "test_take_over",
     "test_reservation_faults",
 )

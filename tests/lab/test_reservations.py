@@ -67,30 +67,36 @@ def test_what_is_done_through_one_node_is_seen_through_the_other(cluster: Lab, d
     assert shown(seen_through_both(cluster)) == []
 
 
-def test_a_reservation_outlives_switchovers_and_killed_processes(
+def reserve(cluster: Lab) -> str:
+    """A registration through each node, and a reservation through n1; what is then seen through both."""
+    for node, key in zip(("n1", "n2"), KEYS, strict=True):
+        register(cluster["c1"], path_of(cluster, node), key)
+    pr_out(cluster["c1"], path_of(cluster, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
+    return seen_through_both(cluster)
+
+
+def test_a_reservation_outlives_a_switchover_and_a_killed_capture(
     cluster: Lab, device: str, load: story.Load
 ) -> None:
-    client = cluster["c1"]
-    for node, key in zip(("n1", "n2"), KEYS, strict=True):
-        register(client, path_of(cluster, node), key)
-    pr_out(client, path_of(cluster, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
-    before = seen_through_both(cluster)
-    for _ in range(2):
-        source, destination = story.active_node(cluster), story.standby_node(cluster)
-        cluster[source].succeed(f"hactl switchover r0 --to {destination}")
-        load.wait_for_progress()
-        assert seen_through_both(cluster) == before
-    for unit in ("hactl-capture", "hactl-agent"):
-        for node in ("n1", "n2"):
-            cluster[node].succeed(f"systemctl kill --signal=KILL {unit}")
-            # Sent while it is not there, or is not ready again: it waits, or its session is cut and it is
-            # sent again; it is never answered and then forgotten.
-            again = f"sg_persist -n --out --register-ignore --param-sark={KEYS[0]} {path_of(cluster, 'n1')}"
-            client.wait_until_succeeds(again, timeout=120)
-            story.wait_until_paths(client, active=story.active_node(cluster), lab=cluster)
-            # Only PRgeneration has gone on.
-            assert without_generation(seen_through_both(cluster)) == without_generation(before)
+    before = reserve(cluster)
+    source, destination = story.active_node(cluster), story.standby_node(cluster)
+    cluster[source].succeed(f"hactl switchover r0 --to {destination}")
     load.wait_for_progress()
+    assert seen_through_both(cluster) == before
+    kill(cluster, destination, "hactl-capture")
+    # Only PRgeneration has gone on.
+    assert without_generation(seen_through_both(cluster)) == without_generation(before)
+    load.wait_for_progress()
+
+
+def kill(cluster: Lab, node: str, unit: str) -> None:
+    """Kill a process of hactl's, and register again while it is not there or not ready again: the command
+    waits, or its session is cut and it is sent again; it is never answered and then forgotten."""
+    client = cluster["c1"]
+    cluster[node].succeed(f"systemctl kill --signal=KILL {unit}")
+    again = f"sg_persist -n --out --register-ignore --param-sark={KEYS[0]} {path_of(cluster, 'n1')}"
+    client.wait_until_succeeds(again, timeout=120)
+    story.wait_until_paths(client, active=story.active_node(cluster), lab=cluster)
 
 
 def test_no_agent_has_anything_to_tell(cluster: Lab) -> None:

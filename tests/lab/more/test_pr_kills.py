@@ -1,0 +1,24 @@
+"""Reservations outlive switchovers in both directions, and every process of hactl's that is killed."""
+
+from __future__ import annotations
+
+from lab import story
+from lab.api import Lab
+from tests.lab.test_reservations import kill, reserve, seen_through_both, without_generation
+
+
+def test_a_reservation_outlives_switchovers_and_killed_processes(
+    cluster: Lab, device: str, load: story.Load
+) -> None:
+    before = reserve(cluster)
+    for _ in range(2):
+        source, destination = story.active_node(cluster), story.standby_node(cluster)
+        cluster[source].succeed(f"hactl switchover r0 --to {destination}")
+        load.wait_for_progress()
+        assert seen_through_both(cluster) == before
+    for unit in ("hactl-capture", "hactl-agent"):
+        for node in ("n1", "n2"):
+            kill(cluster, node, unit)
+            # Only PRgeneration has gone on.
+            assert without_generation(seen_through_both(cluster)) == without_generation(before)
+    load.wait_for_progress()
