@@ -18,17 +18,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lab import launch, wire
+from lab.bmc import password_file
 from lab.builder import Progress
 from lab.errors import CommandError, LabError
 from lab.launch import HOME
 
-__all__ = ["HOME", "CommandError", "Lab", "LabError", "Machine", "Result", "in_parallel"]
+__all__ = ["HOME", "Bmc", "CommandError", "Lab", "LabError", "Machine", "Result", "in_parallel"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Result:
     status: int
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class Bmc:
+    """How to reach a machine's BMC: IPMI 2.0 (lanplus) at its usual port."""
+
+    address: str
+    user: str
+    password: str = field(repr=False)
+    password_file: Path
+    """Where the password is on the host; only root can read it."""
 
 
 class Machine:
@@ -155,10 +167,26 @@ class Machine:
         """Undo ``freeze``."""
         self.lab.call("thaw", machine=self.name)
 
+    def panic(self) -> None:
+        """Have its kernel panic: in user-mode Linux it is off then, in QEMU it hangs until power is off."""
+        self.lab.call("panic", machine=self.name)
+
     @property
     def state(self) -> str:
-        """off, booting, up or frozen."""
-        return next(str(m["state"]) for m in self.lab.status()["machines"] if m["name"] == self.name)
+        """off, booting, up, frozen or panicked."""
+        return str(self._status["state"])
+
+    @property
+    def bmc(self) -> Bmc:
+        """How to reach its BMC, from the machines on the cluster network."""
+        told = self._status["bmc"]
+        password = password_file(self.lab.folder / self.name)
+        return Bmc(told["address"], told["user"], password.read_text().strip(), password)
+
+    @property
+    def _status(self) -> dict[str, Any]:
+        found: dict[str, Any] = next(m for m in self.lab.status()["machines"] if m["name"] == self.name)
+        return found
 
     @property
     def console(self) -> str:
@@ -201,7 +229,8 @@ class Lab:
         return self.call("status")
 
     def cut(self, network: str, *names: str) -> None:
-        """Part the named machines from the rest of a network."""
+        """Part the named machines from the rest of a network; with ``bmc`` for a network, their BMCs from
+        everybody."""
         self.call("cut", network=network, machines=list(names))
 
     def heal(self) -> None:

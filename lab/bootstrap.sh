@@ -8,6 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 declare -A provides=(
   [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [qemu-img]=qemu-utils [mkfs.ext4]=e2fsprogs [debugfs]=e2fsprogs
   [ip]=iproute2 [openssl]=openssl [unshare]=util-linux [setpriv]=util-linux [mount]=mount [zstd]=zstd
+  [ipmi_sim]=openipmi
 )
 packages=()
 for command in "${!provides[@]}"; do
@@ -23,6 +24,10 @@ if [ ${#packages[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
+  # The lab's BMCs need the simulator only, not the service that loads this host's own IPMI drivers.
+  if [[ " ${packages[*]} " = *" openipmi "* ]] && [ -d /run/systemd/system ]; then
+    systemctl disable --now openipmi >&2 || true
+  fi
 fi
 
 mark=.venv/.made-from

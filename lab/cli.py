@@ -134,6 +134,27 @@ def crash(machine: str, lab: Name = "default") -> None:
 
 
 @app.command()
+def panic(machine: str, lab: Name = "default") -> None:
+    """Have a machine's kernel panic: in user-mode Linux it is off then, in QEMU it hangs."""
+    _machine(lab, machine).panic()
+
+
+@app.command()
+def bmc(
+    machine: Annotated[str | None, typer.Argument(help="All machines if not given.")] = None,
+    lab: Name = "default",
+    show_secrets: Annotated[bool, typer.Option("--show-secrets", help="The passwords, too.")] = False,
+) -> None:
+    """How to reach the machines' BMCs. They speak IPMI 2.0 on the cluster network."""
+    found = Lab(lab)
+    table = Table("machine", "address", "user", "password" if show_secrets else "file with the password")
+    for m in found.machines.values() if machine is None else [found[machine]]:
+        secret = m.bmc.password if show_secrets else str(m.bmc.password_file)
+        table.add_row(m.name, m.bmc.address, m.bmc.user, secret)
+    Console(soft_wrap=True).print(table)
+
+
+@app.command()
 def freeze(machine: str, lab: Name = "default") -> None:
     """Stop a machine in the middle of everything."""
     _machine(lab, machine).freeze()
@@ -153,7 +174,7 @@ def start(machine: str, lab: Name = "default") -> None:
 
 @app.command()
 def cut(network: str, machines: list[str], lab: Name = "default") -> None:
-    """Part machines from the rest of a network: cluster, replication or storage."""
+    """Part machines from the rest of a network: cluster, replication or storage; or their BMCs: bmc."""
     Lab(lab).cut(network, *machines)
 
 

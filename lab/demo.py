@@ -1,4 +1,5 @@
-"""``make demo``: a cluster boots, and a replicated LUN changes nodes while a client writes to it."""
+"""``make demo``: a cluster boots, a client writes to a replicated LUN and holds a reservation on it; the LUN
+changes nodes, and then its active node loses power."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab import newcomer, plot, product, story
+from lab import failover, newcomer, plot, product, story
 from lab.api import Lab
 
 console = Console()
@@ -50,30 +51,59 @@ def run(lab: Lab, count: int, out: Path) -> None:
         with step(f"{line.machine}# {line.command}"):
             typist.type(line)
     story.wait_until_ready(lab)
+    with step("hactl fencing set …: each node's BMC, so that Pacemaker takes over by itself"):
+        failover.fence_devices(lab)
+        failover.wait_until_in_charge(lab)
+    console.print(lab.nodes[0].succeed("hactl status"), markup=False, highlight=False)
     device = story.attach(lab)
     console.print(client.succeed("multipath -ll"), markup=False, highlight=False)
+    with step("the client registers a key through each path, and reserves the unit"):
+        failover.Stranger.admit(lab)
+        failover.reserve(lab)
+    console.print(lab.nodes[0].succeed("hactl pr show r0"), markup=False, highlight=False)
     load = story.Load(client, device)
     measured: list[story.Switchover] = []
+    load.start()
+    load.wait_for_progress(200)
     with step(f"{count} switchovers under fio --verify"):
-        load.start()
-        load.wait_for_progress(200)
         for number in range(1, count + 1):
             source, destination = ("n1", "n2") if number % 2 else ("n2", "n1")
             measured.append(story.switchover(lab, number, source, destination))
+            failover.wait_until_in_charge(lab)
             story.wait_until_paths(client, active=destination, lab=lab)
             load.wait_for_progress(100)
-        report = load.stop()
+    lost = story.active_node(lab)
+    heir = story.standby_node(lab)
+    stranger = failover.Stranger(lab, heir)
+    stranger.start()
+    with step(f"{lost}, the active node, loses power; {heir} takes over"):
+        measured.append(failover.power_loss(lab, load, count + 1))
+    tried = stranger.stop()
+    with step(f"{lost} boots again, and copies what it has missed"):
+        failover.wait_until_up(lab[lost], 2)
+        failover.wait_until_in_charge(lab)
+        story.wait_until_ready(lab)
+        story.wait_until_paths(client, active=heir, lab=lab)
+    report = load.stop()
     console.print(story.table(report, measured), markup=False, highlight=False)
+    console.print(
+        f"another host, which is not registered, tried to write through {heir} all the time: "
+        f"{tried.written} writes let through, {tried.refused} refused with RESERVATION CONFLICT, "
+        f"{tried.failed} failed while {heir} was standby"
+    )
+    console.print(lab[heir].succeed("hactl pr show r0; hactl status"), markup=False, highlight=False)
     picture = plot.pauses(report, measured, out / "switchovers.png")
     console.print(f"plot: {picture}")
     if report.error:
         raise SystemExit("the client saw an I/O error")
+    if tried.written or not tried.refused:
+        raise SystemExit("the reservation was not enforced")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--machines", choices=("auto", "qemu"), default="auto")
-    parser.add_argument("--switchovers", type=int, default=10)
+    parser.add_argument("--switchovers", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)

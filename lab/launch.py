@@ -25,7 +25,10 @@ from lab.layout import Kind, machines
 
 HOME = Path(os.environ.get("HACTL_LAB_HOME", "/var/tmp/hactl-lab"))  # noqa: S108 (folders are made 0700)
 TREE = Path(__file__).parent.parent
-TOOLS = ("mmdebstrap", "mkfs.ext4", "debugfs", "qemu-system-x86_64", "qemu-img", "ip", "unshare", "setpriv")
+TOOLS = (
+    "mmdebstrap", "mkfs.ext4", "debugfs", "qemu-system-x86_64", "qemu-img", "ip", "unshare", "setpriv",
+    "ipmi_sim",
+)  # fmt: skip
 START_SECONDS = 30.0
 
 

@@ -7,6 +7,11 @@ from enum import StrEnum
 
 NETWORKS = ("cluster", "replication", "storage")
 CLIENT_INDEX = 11
+BMC = "bmc"
+"""Where a network is named, this stands for the BMCs: they may be cut off, too."""
+BMC_NETWORK = "cluster"
+"""The network that BMCs are on."""
+BMC_USER = "fence"
 
 
 class Kind(StrEnum):
@@ -42,6 +47,22 @@ class MachineSpec:
     def tap(self, network: str) -> str:
         """Name of the tap device, unique in the lab's namespace."""
         return f"{self.name}-{network[0]}"
+
+    @property
+    def bmc_address(self) -> str:
+        """IPv4 address of its BMC, with prefix length."""
+        return f"10.77.{NETWORKS.index(BMC_NETWORK) + 1}.{100 + self.index}/24"
+
+    @property
+    def bmc_port(self) -> str:
+        """Name of the interface that its BMC hangs on, unique in the lab's namespace."""
+        return f"{self.name}-{BMC}"
+
+    @property
+    def ports(self) -> dict[str, tuple[str, str]]:
+        """What of it may be cut off, a network's name or ``bmc`` → interface in the lab's namespace, and the
+        bridge where that belongs."""
+        return {**{n: (self.tap(n), n) for n in self.networks}, BMC: (self.bmc_port, BMC_NETWORK)}
 
     def command_line(self, machines: tuple[MachineSpec, ...]) -> str:
         """The ``lab.*`` words of the kernel's command line: see lab/guest/control.py."""

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import subprocess
+import threading
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from lab.layout import Kind, MachineSpec
 BOOT_SECONDS = 600
 """How long a machine may take until its control line answers: four under emulation share what cores there
 are."""
+PANIC = "echo c > /proc/sysrq-trigger"
+PANICKED = b"Kernel panic - not syncing"
+PANIC_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Machine:
 
     window: int
     """Bytes under way on its control line at most."""
+    panic_ends_it = False
+    """Whether its process ends when its kernel panics."""
 
     def __init__(self, spec: MachineSpec, kind: Kind, place: Place) -> None:
         self.spec = spec
@@ -43,8 +50,15 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
         self.control: Control | None = None
         self.frozen = False
+        self.panicked = False
         self.boots = 0
         self._starting = asyncio.Lock()
+        # Held by whoever starts or kills the process. Killing waits, so it is done in a thread.
+        self._switch = threading.Lock()
+        self._offs = 0
+        """How often it was powered off."""
+        self._about_to_start: int | None = None
+        """While it is being powered on without a process yet: how often it had been powered off by then."""
 
     @property
     def console(self) -> Path:
@@ -67,12 +81,19 @@ class Machine:
         return process is not None and process.poll() is None
 
     @property
+    def powered(self) -> bool:
+        """Whether there is a process, or will be in a moment."""
+        return self.running or self._about_to_start == self._offs
+
+    @property
     def state(self) -> str:
-        """off, booting, up or frozen."""
+        """off, booting, up, frozen or panicked."""
         if not self.running:
             return "off"
         if self.frozen:
             return "frozen"
+        if self.panicked:
+            return "panicked"
         return "up" if self.control is not None and self.control.ready.is_set() else "booting"
 
     # What a kind of machine has to say for itself.
@@ -101,6 +122,8 @@ class Machine:
         async with self._starting:
             if self.state == "frozen":
                 raise RuntimeError(f"it is frozen: `lab thaw {self.spec.name}`")
+            if self.state == "panicked":
+                raise RuntimeError(f"its kernel has panicked: `lab crash {self.spec.name}` first")
             if self.state == "up":
                 return
             if (gone := self.missing()) is not None:
@@ -108,13 +131,21 @@ class Machine:
             await self._power_on()
 
     async def _power_on(self) -> None:
-        await self.release()
-        self.place.folder.mkdir(parents=True, exist_ok=True)
-        await self.prepare()
-        if self.spec.data_size and not self.data.exists():
-            with self.data.open("w") as file:
-                file.truncate(self.spec.data_size)
-        ours = self._spawn()
+        self._about_to_start = self._offs
+        try:
+            await self.release()
+            self.place.folder.mkdir(parents=True, exist_ok=True)
+            await self.prepare()
+            if self.spec.data_size and not self.data.exists():
+                with self.data.open("w") as file:
+                    file.truncate(self.spec.data_size)
+            with self._switch:
+                # Whoever powered it off meanwhile was told that it is off, and it stays so.
+                if self._about_to_start != self._offs:
+                    raise RuntimeError("it was powered off while it was being started")
+                ours = self._spawn()
+        finally:
+            self._about_to_start = None
         self.boots += 1
         self.control = Control(ours, self.window)
         try:
@@ -162,7 +193,12 @@ class Machine:
         await self.control.put(path, data, mode)
 
     def crash(self) -> None:
-        """Power off at once."""
+        """Power off at once. At the end there is no process of it."""
+        with self._switch:
+            self._offs += 1
+            self._kill()
+
+    def _kill(self) -> None:
         process = self.process
         if process is None:
             return
@@ -174,11 +210,12 @@ class Machine:
             while True:
                 os.waitpid(-process.pid, 0)
         self.process = None
-        self.frozen = False
+        self.frozen = self.panicked = False
 
     async def release(self) -> None:
         """Let go of what is left of a machine that went off by itself."""
-        self.crash()
+        with self._switch:
+            self._kill()
         if self.control is not None:
             await self.control.close()
             self.control = None
@@ -190,8 +227,43 @@ class Machine:
         os.killpg(self.process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
         self.frozen = frozen
 
+    async def panic(self) -> None:
+        """Have its kernel panic, and wait until it has.
+
+        In user-mode Linux the machine's process ends then, in QEMU it hangs.
+        """
+        control, process = self.control, self.process
+        assert control is not None
+        assert process is not None
+        before = self.console.stat().st_size
+        # Asked for by writing, which needs no key to be allowed (admin-guide/sysrq.rst). It is not answered.
+        asking = asyncio.create_task(_drain(control.run(["sh", "-c", PANIC], None, None)))
+        try:
+            async with asyncio.timeout(PANIC_SECONDS):
+                while PANICKED not in self._console_from(before):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)  # a console is a file: there is no event to wait for
+                if self.panic_ends_it:
+                    await control.lost.wait()
+                    await asyncio.to_thread(process.wait)
+        except TimeoutError:
+            raise RuntimeError(f"no panic within {PANIC_SECONDS:g} s; see {self.console}") from None
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        self.panicked = not self.panic_ends_it
+
+    def _console_from(self, begin: int) -> bytes:
+        with self.console.open("rb") as file:
+            file.seek(begin)
+            return file.read()
+
     async def save(self) -> None:
         """Keep the freshly booted machine for the next time, where that is possible and not done yet."""
+
+
+async def _drain(messages: AsyncIterator[object]) -> None:
+    async for _ in messages:
+        pass
 
 
 def _enter(root: Path) -> None:

@@ -1,13 +1,13 @@
-"""The lab's networks: bridges and taps in the network namespace of the calling process."""
+"""The lab's networks: bridges, taps and the BMCs' cables in the network namespace of the calling process."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
-from lab.layout import NETWORKS, MachineSpec
+from lab.layout import BMC, NETWORKS, MachineSpec
 
 
 def bridge_commands(name: str) -> list[str]:
@@ -36,37 +36,44 @@ def create_commands(machines: Iterable[MachineSpec]) -> list[str]:
 def cut_commands(machines: dict[str, MachineSpec], network: str, names: list[str], number: int) -> list[str]:
     """Commands for ``ip -batch`` that put machines on a bridge of their own, the ``number``-th such one.
 
+    ``bmc`` for a network stands for their BMCs.
+
     ValueError for a network or machine that does not exist, or a machine that is not on the network.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"no network {network!r}: there are {', '.join(NETWORKS)}")
+    if network not in (*NETWORKS, BMC):
+        raise ValueError(f"no network {network!r}: there are {', '.join(NETWORKS)}, and {BMC}")
     if not names:
         raise ValueError("no machine was named: say which ones to part from the rest")
     for name in names:
         if name not in machines:
             raise ValueError(f"no machine {name!r}: there are {', '.join(machines)}")
-        if network not in machines[name].networks:
+        if network not in machines[name].ports:
             raise ValueError(f"machine {name} is not on the {network} network")
     bridge = f"{network[:9]}-{number}"  # interface names have 15 characters at most
     return [
         *bridge_commands(bridge),
-        *(f"link set {machines[n].tap(network)} master {bridge}" for n in names),
+        *(f"link set {machines[n].ports[network][0]} master {bridge}" for n in names),
     ]
 
 
-def heal_commands(machines: Iterable[MachineSpec], bridges: Iterable[str]) -> list[str]:
-    """Commands for ``ip -batch`` that undo every cut, given the names of all bridges there are."""
-    back = [f"link set {m.tap(n)} master {n}" for m in machines for n in m.networks]
+def heal_commands(
+    machines: Iterable[MachineSpec], bridges: Iterable[str], links: Container[str]
+) -> list[str]:
+    """Commands for ``ip -batch`` that undo every cut, given the names of all bridges and of all interfaces
+    there are: a BMC that ended has none."""
+    ports = [port for m in machines for port in m.ports.values()]
+    back = [f"link set {port} master {home}" for port, home in ports if port in links]
     return [*back, *(f"link del {name}" for name in bridges if name not in NETWORKS)]
 
 
 def partitions(machines: Iterable[MachineSpec], masters: dict[str, str]) -> dict[str, str]:
-    """Tap of every machine that is cut off → bridge it is on. ``masters``: interface → bridge, or ""."""
-    taps = [(m.tap(n), n) for m in machines for n in m.networks]
-    return {tap: masters.get(tap, "") for tap, network in taps if masters.get(tap) != network}
+    """Interface of everything that is cut off → bridge it is on. ``masters``: interface → bridge, or ""."""
+    ports = [port for m in machines for port in m.ports.values()]
+    return {port: masters.get(port, "") for port, home in ports if masters.get(port) != home}
 
 
-def _ip(batch: list[str]) -> None:
+def ip(batch: list[str]) -> None:
+    """Have ``ip -batch`` do this, in this process's network namespace; RuntimeError with what it says."""
     done = subprocess.run(
         ["ip", "-batch", "-"], input="\n".join(batch).encode(), capture_output=True, check=False
     )
@@ -102,18 +109,18 @@ class Networks:
         disable = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
         if disable.exists():
             disable.write_text("1\n")
-        _ip(create_commands(self.machines.values()))
+        ip(create_commands(self.machines.values()))
 
     def cut(self, network: str, names: list[str]) -> None:
-        """Part these machines from the rest of a network."""
+        """Part these machines from the rest of a network, or their BMCs from everybody."""
         batch = cut_commands(self.machines, network, names, self.cuts + 1)
         self.cuts += 1
-        _ip(batch)
+        ip(batch)
 
     def heal(self) -> None:
-        """Put every tap back on its network and remove the bridges of cuts."""
-        _ip(heal_commands(self.machines.values(), _bridges()))
+        """Put everything back on its network and remove the bridges of cuts."""
+        ip(heal_commands(self.machines.values(), _bridges(), _links()))
 
     def partitions(self) -> dict[str, str]:
-        """Tap of every machine that is cut off → bridge it is on."""
+        """Interface of everything that is cut off → bridge it is on."""
         return partitions(self.machines.values(), _links())

@@ -26,7 +26,11 @@ def pauses(report: LoadReport, moved: list[Switchover], path: Path) -> Path:
     for switchover in moved:
         axes.axvspan(switchover.begin - begin, switchover.end - begin, color="tab:red", alpha=0.25, lw=0)
         axes.text(
-            switchover.begin - begin, 1, f"→{switchover.to}", fontsize=7, transform=axes.get_xaxis_transform()
+            switchover.begin - begin,
+            1,
+            f"{switchover.lost or ''}{'†' if switchover.lost else ''}→{switchover.to}",
+            fontsize=7,
+            transform=axes.get_xaxis_transform(),
         )
     axes.set(yscale="log", xlabel="s", ylabel="latency, ms")
     axes.legend(loc="upper right", fontsize=7)

@@ -42,6 +42,9 @@ def _install_one(machine: Machine) -> None:
         f" && echo /opt/hactl/src > {SITE}/hactl.pth"
         " && ln -sf /opt/hactl/venv/bin/hactl /usr/local/sbin/hactl"
         " && cp /opt/hactl/src/hactl/target/*.rules /etc/udev/rules.d/"
+        # Where Pacemaker looks for resource agents, and DRBD for its handler.
+        " && install -D -m 755 -t /usr/lib/ocf/resource.d/hactl /opt/hactl/src/ocf/hactl/*"
+        " && install -D -m 755 -t /usr/lib/hactl /opt/hactl/src/ocf/fence-peer"
         # A unit that systemd has never heard of is found without a reload, which costs a second.
         " && for unit in /opt/hactl/src/hactl/*/*.service; do known=/etc/systemd/system/${unit##*/};"
         " [ ! -e $known ] || cmp -s $unit $known || reload=yes; cp $unit $known; done"

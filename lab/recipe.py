@@ -32,7 +32,7 @@ _NODE = _words(
     """
     pacemaker pacemaker-cli-utils corosync crmsh etcd-server etcd-client drbd-utils resource-agents
     fence-agents-ipmilan fence-agents-sbd sbd targetcli-fb lvm2 thin-provisioning-tools ca-certificates
-    openssl python3-venv
+    openssl python3-venv curl iptables
     """
 )
 _CLIENT = _words(

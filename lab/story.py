@@ -280,13 +280,15 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Switchover:
-    """One planned switchover as measured: where to, when by the client's clock, how long the command took."""
+    """One change of the active node as measured: where to, when by the client's clock, how long the command
+    took; if a node was ``lost``, how long it took until the other one was promoted."""
 
     number: int
     to: str
     begin: float
     end: float
     command: float
+    lost: str | None = None
 
 
 def table(report: LoadReport, moved: list[Switchover]) -> str:
@@ -294,7 +296,10 @@ def table(report: LoadReport, moved: list[Switchover]) -> str:
     lines = [f"{'#':>3}  to  {'command':>9}  {'pause at the client':>20}"]
     for m in moved:
         pause = report.pause(m.begin, m.end)
-        lines.append(f"{m.number:>3}  {m.to}  {m.command * 1000:>6.0f} ms  {pause * 1000:>17.0f} ms")
+        lines.append(
+            f"{m.number:>3}  {m.to}  {m.command * 1000:>6.0f} ms  {pause * 1000:>17.0f} ms"
+            + (f"  {m.lost} lost power" if m.lost else "")
+        )
     lines.append(
         f"fio: {report.writes} writes, {report.reads} blocks read back and verified, error {report.error}"
     )

@@ -21,9 +21,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from lab.bmc import Bmc
 from lab.control import Control, LineLostError
 from lab.images import CACHE, Image
-from lab.layout import Kind, machines
+from lab.layout import BMC_USER, Kind, machines
 from lab.machines import Machine, Place
 from lab.network import Networks
 from lab.qemu import Qemu
@@ -76,6 +77,7 @@ class Supervisor:
         self.owner = owner
         self.networks = Networks(specs)
         self.machines: dict[str, Machine] = {}
+        self.bmcs: list[Bmc] = []
         self.ending = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         runtime = settings["runtime"]
@@ -83,7 +85,9 @@ class Supervisor:
             image = Image(Path(settings["images"][spec.image]))
             place = Place(folder / spec.name, image, Path(runtime) if runtime else None, specs)
             kind = Kind(settings["kinds"][spec.image])
-            self.machines[spec.name] = (UserMode if kind is Kind.UML else Qemu)(spec, kind, place)
+            machine = (UserMode if kind is Kind.UML else Qemu)(spec, kind, place)
+            self.machines[spec.name] = machine
+            self.bmcs.append(Bmc(spec, place.folder, machine))
 
     async def serve(self, ready: int) -> None:
         """Answer until told to end; close ``ready`` after a byte when there is somebody to ask."""
@@ -94,6 +98,7 @@ class Supervisor:
             # The owner holds the other end of this pipe for as long as it lives, whatever ends it.
             loop.add_reader(self.owner, self.ending.set)
         await asyncio.to_thread(self.networks.create)
+        await asyncio.gather(*(bmc.start() for bmc in self.bmcs))
         path = self.folder / "lab.sock"
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._connection, str(path), limit=LIMIT)
@@ -156,7 +161,8 @@ class Supervisor:
     async def _do_status(self, talk: Talk) -> None:
         states = [
             {"name": m.spec.name, "kind": m.kind.value, "state": m.state, "boots": m.boots,
-             "addresses": {n: list(m.spec.addresses(n)) for n in m.spec.networks}}
+             "addresses": {n: list(m.spec.addresses(n)) for n in m.spec.networks},
+             "bmc": {"address": m.spec.bmc_address.partition("/")[0], "user": BMC_USER}}
             for m in self.machines.values()
         ]  # fmt: skip
         cut = await asyncio.to_thread(self.networks.partitions)
@@ -191,6 +197,10 @@ class Supervisor:
 
     async def _do_crash(self, talk: Talk, machine: str) -> None:  # noqa: ARG002 (handlers are called alike)
         await asyncio.to_thread(self._machine(machine).crash)
+
+    async def _do_panic(self, talk: Talk, machine: str) -> None:  # noqa: ARG002 (handlers are called alike)
+        self._line(machine)
+        await self._machine(machine).panic()
 
     async def _do_freeze(self, talk: Talk, machine: str) -> None:  # noqa: ARG002 (handlers are called alike)
         self._machine(machine).freeze(True)

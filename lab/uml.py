@@ -18,6 +18,7 @@ class UserMode(Machine):
     """
 
     window = SERIAL_WINDOW
+    panic_ends_it = True
 
     def root(self) -> Path | None:
         return self.place.runtime
@@ -56,6 +57,8 @@ class UserMode(Machine):
             disks.append(f"ubd1={inside}/data.raw")
         return [
             "/usr/bin/linux.uml", f"umid={self.spec.name}", f"mem={self.spec.memory}M", *fast, *disks,
+            # A kernel that starts itself anew finds its taps busy, and would go on without a network.
+            "noreboot",
             "root=/dev/ubda", "rw", "quiet", "net.ifnames=0", "systemd.show_status=0", *networks,
             "con=null", "con0=null,fd:1", "console=tty0", f"ssl0=fd:{line}", "TERM=dumb",
             "systemd.journald.forward_to_console=1", "printk.time=1",

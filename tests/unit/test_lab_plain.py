@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lab import recipe
 from lab.errors import LabError
 from lab.launch import Wanted, folder_of
-from lab.layout import CLIENT_INDEX, NETWORKS, MachineSpec, machines
+from lab.layout import BMC, BMC_NETWORK, CLIENT_INDEX, NETWORKS, MachineSpec, machines
 from lab.network import create_commands, cut_commands, heal_commands, partitions
 
 BY_NAME = {m.name: m for m in machines(3)}
@@ -24,19 +24,19 @@ def test_every_address_mac_and_tap_is_unique() -> None:
     specs = machines(9)
     pairs = [(m, n) for m in specs for n in m.networks]
     for made in (
-        [a for m, n in pairs for a in m.addresses(n)],
+        [a for m, n in pairs for a in m.addresses(n)] + [m.bmc_address for m in specs],
         [m.mac(n) for m, n in pairs],
-        [m.tap(n) for m, n in pairs],
+        [port for m in specs for port, _ in m.ports.values()],
     ):
         assert len(set(made)) == len(made) > 0
 
 
-@given(st.integers(1, 9), st.sampled_from(NETWORKS))
+@given(st.integers(1, 9), st.sampled_from([*NETWORKS, BMC]))
 def test_interface_names_fit_the_kernel(nodes: int, network: str) -> None:
     longest = 15  # IFNAMSIZ is 16 with the final zero
     for spec in machines(nodes):
-        if network in spec.networks:
-            assert len(spec.tap(network)) <= longest
+        for port, _ in spec.ports.values():
+            assert len(port) <= longest
     for line in cut_commands(BY_NAME, network, ["n1"], 99999):
         for word in line.split():
             assert len(word) <= longest or word.isdigit()
@@ -81,29 +81,40 @@ def run(batches: list[list[str]]) -> dict[str, str]:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(NETWORKS), st.sets(st.sampled_from(("n1", "n2", "n3")), min_size=1)),
+        st.tuples(
+            st.sampled_from([*NETWORKS, BMC]), st.sets(st.sampled_from(("n1", "n2", "n3")), min_size=1)
+        ),
         max_size=6,
     )
 )
 def test_after_any_cuts_heal_makes_it_as_it_was(cuts: list[tuple[str, set[str]]]) -> None:
-    begin = [create_commands(BY_NAME.values())]
+    cables = [f"link add {m.bmc_port} type veth" for m in BY_NAME.values()]
+    homes = [f"link set {m.bmc_port} master {BMC_NETWORK} up" for m in BY_NAME.values()]
+    begin = [create_commands(BY_NAME.values()), cables, homes]
     whole = run(begin)
     assert partitions(BY_NAME.values(), whole) == {}
     done = [cut_commands(BY_NAME, net, sorted(names), i) for i, (net, names) in enumerate(cuts, 1)]
     parted = run(begin + done)
     told = partitions(BY_NAME.values(), parted)
-    assert set(told) == {BY_NAME[name].tap(net) for net, names in cuts for name in names}
+    assert set(told) == {BY_NAME[name].ports[net][0] for net, names in cuts for name in names}
     if cuts:
         net, names = cuts[-1]
-        assert len({told[BY_NAME[name].tap(net)] for name in names}) == 1
+        assert len({told[BY_NAME[name].ports[net][0]] for name in names}) == 1
     bridges = [name for name in parted if name not in whole] + list(NETWORKS)
-    assert run([*begin, *done, heal_commands(BY_NAME.values(), bridges)]) == whole
+    assert run([*begin, *done, heal_commands(BY_NAME.values(), bridges, parted)]) == whole
+
+
+def test_heal_does_without_the_cable_of_a_bmc_that_ended() -> None:
+    whole = run([create_commands(BY_NAME.values())])
+    assert "n1-bmc" not in whole
+    assert partitions(BY_NAME.values(), whole) == {m.bmc_port: "" for m in BY_NAME.values()}
+    assert not any("bmc" in line for line in heal_commands(BY_NAME.values(), NETWORKS, whole))
 
 
 @pytest.mark.parametrize(
     ("network", "names", "words"),
     [
-        ("backup", ["n1"], "cluster, replication, storage"),
+        ("backup", ["n1"], "cluster, replication, storage, and bmc"),
         ("cluster", ["n1", "n7"], "n1, n2, n3, c1"),
         ("replication", ["c1"], "not on the replication network"),
         ("storage", [], "no machine was named"),

@@ -88,6 +88,7 @@ def test_status_tells_every_machine_its_addresses_and_cuts(lab: Lab) -> None:
     assert [m["name"] for m in told["machines"]] == ["n1", "n2", "n3", "c1"]
     assert {m["state"] for m in told["machines"]} == {"up"}
     assert told["machines"][1]["addresses"]["replication"] == ["10.77.2.2/24", "fd77:2::2/64"]
+    assert told["machines"][1]["bmc"] == {"address": "10.77.1.102", "user": "fence"}
     assert told["cut"] == {}
 
 
@@ -177,8 +178,8 @@ def test_the_namespace_has_no_way_out(lab: Lab) -> None:
         routes = subprocess.run([*inside, family, "route", "show"], capture_output=True, check=True).stdout
         assert routes == b""
     links = json.loads(subprocess.run([*inside, "-json", "link"], capture_output=True, check=True).stdout)
-    taps = {m.tap(n) for m in machines(3) for n in m.networks}
-    assert {link["ifname"] for link in links} == {"lo", *NETWORKS, *taps}
+    ports = {port for m in machines(3) for port, _ in m.ports.values()}
+    assert {link["ifname"] for link in links} == {"lo", *NETWORKS, *ports}
 
 
 def test_a_crash_keeps_the_disks_and_the_console(lab: Lab) -> None:
