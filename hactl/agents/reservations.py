@@ -16,6 +16,7 @@ from hactl.agents.pr_document import reached_document
 from hactl.errors import Failed, HactlError
 from hactl.model.spec import ResourceSpec
 from hactl.pr_sync.capture.client import CaptureClient
+from hactl.pr_sync.cut import end_all
 from hactl.pr_sync.doors import Doors
 from hactl.pr_sync.lio import LioUnit, Surroundings
 from hactl.pr_sync.service import Reservations
@@ -47,7 +48,7 @@ def door_secret(path: Path = SECRET) -> SecretStr:
 
 @dataclass
 class AgentNode:
-    """Keeps :class:`hactl.pr_sync.resource.Node`."""
+    """Keeps :class:`hactl.pr_sync.around.Node`."""
 
     agent: Agent
     fs: ConfigFs
@@ -91,6 +92,10 @@ class AgentNode:
         where = self._own_switch(resource)
         return self.exported(resource) and self.fs.exists(where) and self.fs.read(where) == "1"
 
+    def withdrawn(self, resource: str) -> bool:
+        keeper = self.agent.keepers.get(resource)
+        return keeper is not None and keeper.record.withdrawn
+
     def exported(self, resource: str) -> bool:
         keeper = self.agent.keepers.get(resource)
         return keeper is not None and self.fs.exists(f"iscsi/{keeper.spec.iqn}")
@@ -115,6 +120,7 @@ class Keeping:
     ) -> None:
         self._agent = agent
         self._capture = CaptureClient()
+        self._runner = runner
 
         async def switch(target: str, tag: int, on: bool) -> None:
             await in_thread(lambda: fs.write(f"iscsi/{target}/tpgt_{tag}/enable", str(int(on))))
@@ -164,6 +170,7 @@ class Keeping:
         standing.applied = service.applied
         standing.reached = lambda resource: reached_document(service.reached(resource))
         standing.clear = service.clear
+        standing.withdraw, standing.rejoin = service.withdraw, service.rejoin
 
         def tree(spec: ResourceSpec) -> PrTree | None:
             found = service.tree(spec)
@@ -183,6 +190,7 @@ class Keeping:
 
     async def run(self) -> None:
         """Until cancelled."""
+        await end_all(self._runner)
         async with self._capture:
             try:
                 await self.service.run()

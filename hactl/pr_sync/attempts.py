@@ -20,13 +20,21 @@ class Dead(Exception):
 
 
 class Draft:
-    """A sequence of commands that is being put together, and the state it leads to."""
+    """A sequence of commands that is being put together, and the state it leads to. ``heed`` is told of each
+    command's nexus and the state after it, and may raise `Dead`."""
 
-    def __init__(self, state: State, access: Access, most: int | None = None) -> None:
+    def __init__(
+        self,
+        state: State,
+        access: Access,
+        most: int | None = None,
+        heed: Callable[[Nexus, State], None] = lambda _nexus, _state: None,
+    ) -> None:
         self.state = state
         self.access = access
         self.most = most
         self.commands: list[Command] = []
+        self._heed = heed
 
     def do(
         self,
@@ -58,6 +66,7 @@ class Draft:
         outcome, self.state = apply(self.state, command, self.access)
         if not outcome.good:
             raise Dead
+        self._heed(nexus, self.state)
         self.commands.append(command)
 
 
@@ -89,6 +98,29 @@ def anybody(state: State, port: int) -> Iterator[Nexus]:
 def goes(nexus: Nexus, registration: Registration, goal: State) -> bool:
     wanted = goal.registrations.get(nexus)
     return wanted is None or wanted.all_tg_pt != registration.all_tg_pt
+
+
+def unregister(draft: Draft, goal: State, port: int) -> None:
+    """Everybody who is to go leaves; at ``port`` first, as ALL_TG_PT takes registrations at others along."""
+    for nexus in sorted(draft.state.registrations, key=lambda one: one.rtpi != port):
+        have = draft.state.registrations.get(nexus)
+        if have is None or not goes(nexus, have, goal):
+            continue
+        alone = all(
+            goes(other, registration, goal)
+            for other, registration in draft.state.registrations.items()
+            if registration == have and other.initiator == nexus.initiator
+        )
+        action = Action.REGISTER if alone else Action.REGISTER_AND_IGNORE_EXISTING_KEY
+        draft.do(nexus, action)
+
+
+def change_keys(draft: Draft, goal: State) -> None:
+    """Whoever stays takes the key that it is to have."""
+    for nexus, wanted in goal.registrations.items():
+        have = draft.state.registrations.get(nexus)
+        if have is not None and have.key != wanted.key and not goes(nexus, have, goal):
+            draft.do(nexus, Action.REGISTER, service_action_key=wanted.key)
 
 
 def attempts_for(before: State, after: State, port: int, *, abort: bool) -> Iterator[Attempt]:

@@ -2,7 +2,8 @@
 
 Packets of these connections are answered with a reset in both directions (nftables, reject with tcp reset):
 what LIO answers from then on comes back to it as a broken connection. Rules are per host, not per connection:
-which of a host's connections is the one that waits is not known.
+which of a host's connections is the one that waits is not known, as LIO tells neither the ports of its
+connections nor which thread of its serves which.
 
 Where the kernel's nftables cannot do that (user-mode Linux has none of its families), traffic control turns
 every segment that leaves port 3260 for these hosts into a reset with the sequence number that it has, so the
@@ -14,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import sys
 from collections.abc import AsyncIterator, Collection
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import structlog
 
@@ -25,6 +28,8 @@ from hactl.runner import CommandFailed, CommandTimeout, Runner
 _numbers = itertools.count(1)
 _log = structlog.get_logger("hactl.pr")
 PORT = 3260
+_LISTENS = "0A"
+_PREFIX = "hactl-cut-"
 
 
 @contextlib.asynccontextmanager
@@ -52,8 +57,49 @@ async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]
         await asyncio.shield(_remove(runner, undo))
 
 
+def peers(proc: Path = Path("/proc")) -> set[str]:
+    """Addresses that are connected with port 3260 of this node."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / name).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            local, remote, state = line.split()[1:4]
+            if int(local.rpartition(":")[2], 16) == PORT and state != _LISTENS:
+                address = _address(remote.rpartition(":")[0])
+                if not address.is_loopback:
+                    found.add(str(address))
+    return found
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """From the kernel's tables: words of four bytes in the machine's order."""
+    words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
+    if sys.byteorder == "little":
+        words = [word[::-1] for word in words]
+    data = b"".join(words)
+    if len(data) == 4:
+        return IPv4Address(data)
+    return IPv6Address(data).ipv4_mapped or IPv6Address(data)
+
+
+async def end_all(runner: Runner) -> None:
+    """Let everybody in whom a process before this one has cut off, and was killed before it ended that."""
+    try:
+        shown = (await runner.run(["nft", "list", "tables"])).stdout
+        for line in shown.splitlines():
+            name = line.removeprefix("table inet ")
+            if name != line and name.startswith(_PREFIX):
+                await runner.run(["nft", "delete", "table", "inet", name])
+    except (CommandFailed, CommandTimeout, OSError) as error:
+        # Without nftables there are none.
+        _log.info("rules that cut hosts off cannot be listed", error=str(error))
+
+
 def _name(number: int) -> str:
-    return f"hactl-cut-{number}"
+    return f"{_PREFIX}{number}"
 
 
 def _table(number: int, hosts: Collection[str]) -> str:

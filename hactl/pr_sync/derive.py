@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from hactl.pr_sync.attempts import Attempt, Dead, Draft, anybody, attempts_for, goes, session
+from hactl.pr_sync.attempts import (
+    Attempt,
+    Dead,
+    Draft,
+    anybody,
+    attempts_for,
+    change_keys,
+    session,
+    unregister,
+)
 from hactl.pr_sync.commands import GENERATIONS, Access, Command, InitiatorPort
 from hactl.pr_sync.model import NotGood, replay
 from hactl.pr_sync.rules import KernelUndefined
@@ -109,12 +118,12 @@ def _complete(
     if attempt.release_first:
         _release(draft, port)
     if attempt.register_first:
-        _change_keys(draft, after)
+        change_keys(draft, after)
         _register(draft, after, port)
     if attempt.opening is not None:
         attempt.opening(draft)
-    _unregister(draft, after, port)
-    _change_keys(draft, after)
+    unregister(draft, after, port)
+    change_keys(draft, after)
     _register(draft, after, port)
     _reserve(draft, after, port)
     goal = counted(after, draft.commands) if held else after
@@ -127,28 +136,6 @@ def _complete(
     if draft.state != goal or (anchor is not None and anchor != draft.state.hidden.anchor):
         raise Dead
     return tuple(draft.commands)
-
-
-def _unregister(draft: Draft, goal: State, port: int) -> None:
-    """Everybody who is to go leaves; at ``port`` first, as ALL_TG_PT takes registrations at others along."""
-    for nexus in sorted(draft.state.registrations, key=lambda one: one.rtpi != port):
-        have = draft.state.registrations.get(nexus)
-        if have is None or not goes(nexus, have, goal):
-            continue
-        alone = all(
-            goes(other, registration, goal)
-            for other, registration in draft.state.registrations.items()
-            if registration == have and other.initiator == nexus.initiator
-        )
-        action = Action.REGISTER if alone else Action.REGISTER_AND_IGNORE_EXISTING_KEY
-        draft.do(nexus, action)
-
-
-def _change_keys(draft: Draft, goal: State) -> None:
-    for nexus, wanted in goal.registrations.items():
-        have = draft.state.registrations.get(nexus)
-        if have is not None and have.key != wanted.key and not goes(nexus, have, goal):
-            draft.do(nexus, Action.REGISTER, service_action_key=wanted.key)
 
 
 def _register(draft: Draft, goal: State, port: int) -> None:

@@ -80,20 +80,23 @@ class Doors:
     async def log_in(
         self, target: str, tag: int, initiator: str, isid: str, portal: str | None = None
     ) -> tuple[Session, int]:
-        """A session, at the door of ``tag`` or at another portal of that group; and the number of the kernel
-        thread that serves it, 0 if that cannot be told since somebody else came in at the same moment.
+        """A session, at the door of ``tag`` or at another portal of that group, with this agent's own
+        password; and the number of the kernel thread that serves it, 0 if that cannot be told since somebody
+        else came in at the same moment.
 
         While this runs, no other session of this agent begins."""
+        chap = Credentials(DOOR_USER, self._secret.get_secret_value())
+        where = portal or f"{door(tag)}:{DOOR_PORT}"
+        return await self.log_in_as(target, tag, initiator, isid, where, chap)
+
+    async def log_in_as(
+        self, target: str, tag: int, initiator: str, isid: str, portal: str, chap: Credentials | None
+    ) -> tuple[Session, int]:
+        """The same with what the initiator itself proves itself with."""
         async with self._logins:
             before = await asyncio.to_thread(self.threads)
             session = await log_in(
-                portal or f"{door(tag)}:{DOOR_PORT}",
-                target,
-                initiator,
-                isid,
-                chap=Credentials(DOOR_USER, self._secret.get_secret_value()),
-                portal_group=tag,
-                digests=("None",),
+                portal, target, initiator, isid, chap=chap, portal_group=tag, digests=("None",)
             )
             new = await asyncio.to_thread(self.threads) - before
         return session, new.pop() if len(new) == 1 else 0

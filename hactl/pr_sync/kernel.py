@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +45,8 @@ class UnitKernel(Protocol):
         ...
 
     async def replay(self, command: Command) -> None:
-        """Send a command on its nexus, which is one of another node's port; back when it was executed.
+        """Send a command on its nexus; back when it was executed. The nexus is one of another node's port, or
+        of this node's while its initiator is cut off.
 
         :class:`hactl.errors.Failed` :data:`CONFLICTS` if the kernel's answer is not GOOD.
         """
@@ -54,8 +56,12 @@ class UnitKernel(Protocol):
         """Raise PRgeneration without any other change that lasts."""
         ...
 
-    async def cut(self) -> None:
-        """End the connections on which commands wait, in such a way that no answer can leave any more."""
+    def cut(
+        self, ids: Collection[str], initiators: frozenset[str] | None
+    ) -> AbstractAsyncContextManager[None]:
+        """Nothing passes between this node's port and these initiators (None: all of the unit's here) until
+        the block ends. Before it begins these commands, which must be theirs, are let go, and what the kernel
+        answered is lost."""
         ...
 
     async def rebuild(self, state: State) -> None:

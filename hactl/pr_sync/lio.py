@@ -14,10 +14,11 @@ import structlog
 from hactl.errors import Failed, HactlError
 from hactl.pr_sync.capture.protocol import Capture, Held
 from hactl.pr_sync.commands import Command
-from hactl.pr_sync.cut import cut_off
+from hactl.pr_sync.cut import cut_off, peers
 from hactl.pr_sync.doors import Doors
 from hactl.pr_sync.full_status import known_ports, state_from_full_status
 from hactl.pr_sync.initiator import scsi
+from hactl.pr_sync.initiator.chap import Credentials
 from hactl.pr_sync.initiator.sense import Status
 from hactl.pr_sync.initiator.session import Session
 from hactl.pr_sync.kernel import CONFLICTS, Waiting
@@ -26,6 +27,7 @@ from hactl.pr_sync.state import Action, Nexus, State
 from hactl.pr_sync.units import OWN_PORT, Unit
 from hactl.runner import Runner
 from hactl.target.configfs import ConfigFs
+from hactl.target.observe import chap_of
 from hactl.target.tree import CONTROL
 
 CLEARED = "No Registrations or Reservations\n"
@@ -40,7 +42,8 @@ _log = structlog.get_logger("hactl.pr")
 @dataclass(frozen=True)
 class Surroundings:
     """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
-    with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port."""
+    with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port; ``peers``
+    are the addresses that anybody is connected from."""
 
     node: str
     portal: Callable[[], str]
@@ -51,6 +54,7 @@ class Surroundings:
     now: Callable[[], float]
     rebuild: Callable[[Unit, State], Awaitable[None]]
     shut_port: Callable[[Unit], Awaitable[None]]
+    peers: Callable[[], set[str]] = peers
 
 
 class LioUnit:
@@ -153,9 +157,13 @@ class LioUnit:
 
     async def _send(self, commands: list[Command], lun: int) -> None:
         nexus = commands[0].nexus
-        tag = self.unit.port(self.unit.node(nexus.rtpi)).tag
-        async with self._around.doors.opened(self.unit.target, tag):
-            session, thread = await self._login(tag, nexus)
+        node = self.unit.node(nexus.rtpi)
+        tag = self.unit.port(node).tag
+        own = node == self._around.node
+        if own and not self.opened:
+            raise Failed("pr-port-shut", f"the port of {self.unit.name} is shut", "the unit is rebuilt")
+        async with contextlib.nullcontext() if own else self._around.doors.opened(self.unit.target, tag):
+            session, thread = await self._login(tag, nexus, own=own)
             self._own.add(thread)
             try:
                 for command in commands:
@@ -172,50 +180,82 @@ class LioUnit:
                 await _end(session)
                 self._own.discard(thread)
 
-    async def _login(self, tag: int, nexus: Nexus) -> tuple[Session, int]:
+    async def _login(self, tag: int, nexus: Nexus, *, own: bool) -> tuple[Session, int]:
         """A session of which it is known which kernel thread serves it: its own commands are told apart from
-        initiators' by that."""
+        initiators' by that. ``own``: at this node's own port, with what the initiator proves itself with
+        there; if it has a session still, that ends (RFC 7143 6.3.5)."""
+        doors, target = self._around.doors, self.unit.target
         for _ in range(20):
-            session, thread = await self._around.doors.log_in(
-                self.unit.target, tag, nexus.initiator, nexus.isid
-            )
+            if own:
+                chap = await asyncio.to_thread(self._credentials, tag, nexus.initiator)
+                portal = self._around.portal()
+                session, thread = await doors.log_in_as(
+                    target, tag, nexus.initiator, nexus.isid, portal, chap
+                )
+            else:
+                session, thread = await doors.log_in(target, tag, nexus.initiator, nexus.isid)
             if thread:
                 return session, thread
             await _end(session)
         raise Failed("pr-busy", "others log in all the time", "it is tried again")
 
+    def _credentials(self, tag: int, initiator: str) -> Credentials | None:
+        """What the kernel asks an initiator for at this node's own port; None: nothing."""
+        fs, acl = self._around.fs, f"iscsi/{self.unit.target}/tpgt_{tag}/acls/{initiator}"
+        if fs.read(f"{acl}/attrib/authentication") == "0":
+            return None
+        chap = chap_of(fs, acl)
+        if chap is None:
+            return None
+        mutual = chap.mutual_password.get_secret_value() if chap.mutual_user else None
+        return Credentials(chap.user, chap.password.get_secret_value(), chap.mutual_user or None, mutual)
+
     # When there is no other way
 
-    async def cut(self) -> None:
-        if not self._held:
-            return
-        threads = {held.thread for _, held in self._held.values()}
-        async with self._cut_off():
-            await self.release([*self._held])
+    @contextlib.asynccontextmanager
+    async def cut(self, ids: Collection[str], initiators: frozenset[str] | None) -> AsyncIterator[None]:
+        threads = {self._held[one][1].thread for one in ids if one in self._held}
+        async with self._cut_off(initiators):
+            await self.release(ids)
             # What LIO says now comes back as a reset; then the connection is gone, and its thread with it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):
                     while threads & self._around.doors.threads():  # noqa: ASYNC110 - nobody tells of it
                         await asyncio.sleep(0.01)
+            yield
 
     @contextlib.asynccontextmanager
-    async def _cut_off(self) -> AsyncIterator[None]:
-        """Nothing reaches this unit's initiators from this node meanwhile."""
-        hosts = await asyncio.to_thread(self._hosts)
+    async def _cut_off(self, initiators: frozenset[str] | None = None) -> AsyncIterator[None]:
+        """Nothing reaches these initiators (None: all of this unit's) from this node meanwhile."""
+        hosts = await asyncio.to_thread(self._hosts, initiators)
         _log.warning("initiators are cut off", unit=self.unit.name, hosts=sorted(hosts))
         async with cut_off(self._around.runner, hosts):
             yield
 
-    def _hosts(self) -> set[str]:
-        """Addresses from which initiators are logged in at this node's own port."""
-        tag = self.unit.port(self._around.node).tag
-        acls = f"iscsi/{self.unit.target}/tpgt_{tag}/acls"
-        fs = self._around.fs
-        found = set()
-        for initiator in fs.listdir(acls) if fs.exists(acls) else ():
-            if initiator != CONTROL:
+    def _hosts(self, initiators: frozenset[str] | None) -> set[str]:
+        """Addresses from which these initiators (None: all) are logged in at this node's own port.
+
+        LIO shows one session of each initiator and portal group, also if there are more. If the target has
+        more than are shown, whoever is connected with this node's iSCSI port may be meant."""
+        fs, target = self._around.fs, f"iscsi/{self.unit.target}"
+        own = f"tpgt_{self.unit.port(self._around.node).tag}"
+        found, shown = set[str](), 0
+        for group in fs.listdir(target):
+            acls = f"{target}/{group}/acls"
+            for initiator in fs.listdir(acls) if group.startswith("tpgt_") and fs.exists(acls) else ():
                 with contextlib.suppress(HactlError):
-                    found |= set(addresses(fs.read(f"{acls}/{initiator}/info")))
+                    seen = addresses(fs.read(f"{acls}/{initiator}/info"))
+                    shown += bool(seen)
+                    if (
+                        group == own
+                        and initiator != CONTROL
+                        and (initiators is None or initiator in initiators)
+                    ):
+                        found |= set(seen)
+        count = f"{target}/fabric_statistics/iscsi_instance/sessions"
+        if not fs.exists(count) or int(fs.read(count)) > shown:
+            local = self._around.portal().rpartition(":")[0].strip("[]")
+            found |= self._around.peers() - {local}
         return found
 
     async def rebuild(self, state: State) -> None:

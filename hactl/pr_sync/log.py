@@ -25,6 +25,9 @@ from hactl.store.protocol import CONFLICT, Delete, Put, Store, Unchanged, Write
 KEEP = 512
 """Entries that are kept: for ``hactl pr history``, and for nodes that lag behind by no more than that."""
 
+_AT_ONCE = 100
+"""Keys removed in one transaction of the store."""
+
 LOST = "pr-race-lost"
 """Code of the refusal that says: another entry came first; nothing was written."""
 
@@ -161,6 +164,13 @@ class PrLog:
         """Take out a node that is known to be down: somebody who knows has said so. Its lease alone says
         that its agent is gone; the kernel goes on serving without it."""
         await self._store.commit([], [Delete(self._member(serial, node))])
+
+    async def forget(self, serial: str) -> None:
+        """Remove all that is kept of a unit that is no more. May be repeated; the head goes last."""
+        keys = sorted((await self._store.read(f"{self._prefix}{serial}/")).items)
+        keys.sort(key=lambda key: key == self._head(serial))
+        for at in range(0, len(keys), _AT_ONCE):
+            await self._store.commit([], [Delete(key) for key in keys[at : at + _AT_ONCE]])
 
     def _head(self, serial: str) -> str:
         return f"{self._prefix}{serial}/head"

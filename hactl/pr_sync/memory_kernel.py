@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from hactl.errors import Failed
@@ -26,14 +27,18 @@ class _Held:
     waiting: Waiting
     answer: asyncio.Future[bool]
     counts: bool
+    initiator: str
 
 
 class MemoryUnit:
     """Keeps :class:`hactl.pr_sync.kernel.UnitKernel`. ``now``: seconds of the agent's clock; ``changed`` is
-    called when a command begins to wait."""
+    called when a command begins to wait; ``node``: where it is, if that is to be looked at."""
 
-    def __init__(self, unit: Unit, now: Callable[[], float], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, unit: Unit, now: Callable[[], float], changed: Callable[[], None], node: str = ""
+    ) -> None:
         self.unit = unit
+        self.node = node
         self.state = State()
         self.rebuilt = 0
         self._now = now
@@ -41,10 +46,15 @@ class MemoryUnit:
         self._held: dict[str, _Held] = {}
         self._next = 0
         self._connections: dict[object, asyncio.Lock] = {}
+        self._away: list[frozenset[str] | None] = []
+        """Who is cut off; None: all."""
+        self.cuts: list[frozenset[str] | None] = []
 
     async def send(self, command: Command) -> Outcome:
         """As an initiator: back with the answer, or :class:`SessionCut`. One command at a time on a nexus."""
         async with self._connections.setdefault(command.nexus, asyncio.Lock()):
+            if self._is_cut(command.nexus.initiator):
+                raise SessionCut(str(command))
             outcome = self._execute(command)
             if not outcome.good:
                 return outcome
@@ -67,7 +77,7 @@ class MemoryUnit:
         self._next += 1
         waiting = Waiting(number, self._now(), command.action is Action.CLEAR)
         answer = asyncio.get_running_loop().create_future()
-        held = _Held(waiting, answer, command.action in _LATE)
+        held = _Held(waiting, answer, command.action in _LATE, command.nexus.initiator)
         self._held[number] = held
         self._changed()
         return held
@@ -96,6 +106,9 @@ class MemoryUnit:
 
     async def replay(self, command: Command) -> None:
         await asyncio.sleep(0)
+        nexus = command.nexus
+        if self.node and nexus.rtpi == self.unit.port(self.node).rtpi and not self._is_cut(nexus.initiator):
+            raise AssertionError(f"{nexus} would lose its session")
         outcome = self._execute(command)
         if not outcome.good:
             raise Failed(CONFLICTS, f"{command.action.name} is answered {outcome.status.name}")
@@ -107,13 +120,37 @@ class MemoryUnit:
         for _ in range(times):
             self._count()
 
-    async def cut(self) -> None:
+    @property
+    def cutting(self) -> bool:
+        """Somebody is cut off."""
+        return bool(self._away)
+
+    def _is_cut(self, initiator: str) -> bool:
+        return any(names is None or initiator in names for names in self._away)
+
+    @asynccontextmanager
+    async def cut(self, ids: Collection[str], initiators: frozenset[str] | None) -> AsyncIterator[None]:
+        self.cuts.append(initiators)
+        self._away.append(initiators)
+        try:
+            for held in self._held.values():
+                if self._is_cut(held.initiator) and not held.answer.done():
+                    held.answer.set_result(False)
+            await asyncio.sleep(0)
+            # Who is not cut off hears what is let go.
+            await self.release(ids)
+            yield
+        finally:
+            self._away.remove(initiators)
+
+    async def rebuild(self, state: State) -> None:
+        self.hang_up()
+        self.state = replace(state, hidden=Hidden())
+        self.rebuilt += 1
+
+    def hang_up(self) -> None:
+        """End all connections."""
         for held in self._held.values():
             if not held.answer.done():
                 held.answer.set_result(False)
-
-    async def rebuild(self, state: State) -> None:
-        await self.cut()
         self._held.clear()
-        self.state = replace(state, hidden=Hidden())
-        self.rebuilt += 1

@@ -8,105 +8,23 @@ the log to its end and is a member, so that nothing is committed without it any 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable
 
 import structlog
 
-from hactl.agents.clock import Clock
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.pr_sync.aptpl import import_lines
-from hactl.pr_sync.capture.protocol import Held
+from hactl.pr_sync.around import Around, KeptUnit, Tree
 from hactl.pr_sync.commands import GENERATIONS
-from hactl.pr_sync.kept import Kept
-from hactl.pr_sync.kernel import UnitKernel
-from hactl.pr_sync.log import LOST, PrLog
+from hactl.pr_sync.log import LOST
+from hactl.pr_sync.own import MOST_COUNTS, without_strangers
 from hactl.pr_sync.records import Head
 from hactl.pr_sync.state import State
-from hactl.pr_sync.sync import MOST_COUNTS, UnitSync, without_strangers
-from hactl.pr_sync.units import Unit
 
 AGAIN = (0.5, 1.0, 2.0, 5.0)
 """Seconds between two tries at what failed."""
 
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-
 _log = structlog.get_logger("hactl.pr")
-
-
-class Kernel(UnitKernel, Protocol):
-    """A unit as the service has it."""
-
-    unit: Unit
-    opened: bool
-
-    def arrived(self, held: Held) -> None: ...
-
-    async def count_up(self, times: int) -> None: ...
-
-    async def shut(self) -> None: ...
-
-
-class Node(Protocol):
-    """What the service asks of the agent."""
-
-    async def attend_to(self, resource: str) -> None:
-        """Bring the resource's part of LIO's tree to what :attr:`ResourceKeeping.tree` says now."""
-        ...
-
-    def exported(self, resource: str) -> bool:
-        """Whether LIO's tree has the resource's target."""
-        ...
-
-    async def shut_port(self, resource: str) -> None:
-        """Disable this node's own portal group, at once: it takes no logins, and has no sessions."""
-        ...
-
-    def serving(self, resource: str) -> bool:
-        """Whether this node's own portal group of it takes logins."""
-        ...
-
-    async def close_doors(self, resource: str) -> None:
-        """Disable the other nodes' portal groups, which an agent that was killed may have left enabled."""
-        ...
-
-
-@dataclass
-class Tree:
-    """What LIO's tree of a resource shall be; see :class:`hactl.target.tree.PrTree`. ``absent``: it is taken
-    down, to be made anew."""
-
-    open: bool = False
-    absent: bool = False
-    imports: dict[int, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass
-class KeptUnit:
-    """A unit, its kernel's side, and what keeps it in step."""
-
-    unit: Unit
-    kernel: Kernel
-    sync: UnitSync
-    task: asyncio.Task[None] | None = None
-
-    def change(self, unit: Unit) -> None:
-        """Its ports or hosts have changed."""
-        self.unit = self.sync.unit = self.kernel.unit = unit
-        self.sync.poke()
-
-
-@dataclass(frozen=True)
-class Around:
-    """What the resources of a node share. ``spawn`` starts a task that ends with the service."""
-
-    node: str
-    log: PrLog
-    agent: Node
-    kept: Kept
-    clock: Clock
-    spawn: Spawn
 
 
 class ResourceKeeping:
@@ -121,12 +39,15 @@ class ResourceKeeping:
         self.problem: HactlError | None = None
         self._around = around
         self._task: asyncio.Task[None] | None = None
+        self._made = False
+        """Its units are in LIO's tree, with what their syncs say."""
         self._changing = asyncio.Lock()
         """Held by whoever takes its units down, or makes them."""
 
     def begin(self) -> None:
         """Bring it up, if nobody does so."""
         if self._task is None or self._task.done():
+            self._made = False
             self._task = self._around.spawn(self._bring_up())
 
     @property
@@ -151,6 +72,7 @@ class ResourceKeeping:
             try:
                 async with self._changing:
                     await self._start()
+                    self._made = True
                 self.problem = None
                 return
             except HactlError as error:
@@ -167,6 +89,8 @@ class ResourceKeeping:
             if any(kept.values()) and agent.serving(self.name):
                 # The kernel has gone on while this process was away. A unit that nothing was kept of is new.
                 await self._resume({s: h or Head() for s, h in kept.items()})
+                if self.withdrawn:
+                    await self._step_out()
                 return
             # Made by somebody who kept no log, or only half made.
             self.tree = Tree(absent=True)
@@ -202,7 +126,7 @@ class ResourceKeeping:
 
     def shown(self, tree: Tree) -> Tree:
         """``tree`` with what would have to be imported now, should somebody take the unit's export away."""
-        if not self.member:
+        if not (self.member or (self.withdrawn and self._made)):
             return tree
         imports = self._imports({s: one.sync.head.state for s, one in self.units.items()})
         return Tree(tree.open, tree.absent, imports)
@@ -266,9 +190,80 @@ class ResourceKeeping:
         """Be a member for all its units, then let initiators in."""
         for one in self.units.values():
             self._run(one)
-        await self._join()
-        self.member = True
-        await self._open()
+        if not self.withdrawn:
+            await self._join()
+            self.member = True
+            await self._open()
+        if self.withdrawn:
+            # It may have been stopped only while this went on.
+            await self._step_out()
+
+    # Stopped, and started again
+
+    @property
+    def withdrawn(self) -> bool:
+        """It is stopped on this node."""
+        return self._around.agent.withdrawn(self.name)
+
+    async def withdraw(self) -> None:
+        """Shut the port and leave the members; the agent says already that it is withdrawn. Replaying goes
+        on, so that coming back is quick."""
+        # At once, also if somebody is bringing it up and takes his time.
+        await self._around.agent.shut_port(self.name)
+        async with self._changing:
+            await self._step_out()
+
+    async def _step_out(self) -> None:
+        self.member = False
+        if self.tree is not None:
+            self.tree.open = False
+        await self._around.agent.shut_port(self.name)
+        await self._close()
+        for one in self.units.values():
+            await one.sync.away()
+        if not await self._left():
+            self._around.spawn(self._leave_later())
+
+    async def _left(self) -> bool:
+        """Whether it is certain that this node is no member of any of its units. While it is, others wait for
+        it with every command."""
+
+        async def leave(serial: str) -> bool:
+            try:
+                async with asyncio.timeout(1):
+                    await self._around.log.leave(serial)
+            except (HactlError, TimeoutError):
+                return False
+            return True
+
+        return all(await asyncio.gather(*map(leave, self.units)))
+
+    async def _leave_later(self) -> None:
+        tries = 0
+        left = False
+        while not left:
+            await self._around.clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
+            tries += 1
+            async with self._changing:
+                left = not self.withdrawn or await self._left()
+
+    def rejoin(self) -> None:
+        """The agent says that it is not withdrawn any more: apply the whole log, then let initiators in."""
+        self._around.spawn(self._back_in())
+
+    async def _back_in(self) -> None:
+        async with self._changing:
+            if self.withdrawn or self.member or not self._made:
+                # What is still being brought up finds out by itself.
+                return
+            try:
+                for one in self.units.values():
+                    await one.sync.start(one.sync.head)
+                await self._enter()
+                self.problem = None
+            except HactlError as error:
+                self.problem = error
+                self.begin()
 
     async def _open(self) -> None:
         assert self.tree is not None
@@ -317,7 +312,7 @@ class ResourceKeeping:
             try:
                 states = {s: one.sync.head.state for s, one in self.units.items()} | {serial: state}
                 # Until it has this state, it is not what its units' syncs say.
-                self.member = False
+                self.member = self._made = False
                 await self._around.agent.shut_port(self.name)
                 left = await self._leave()
                 await self._take_down()
@@ -351,12 +346,15 @@ class ResourceKeeping:
 
     async def _come_in(self, *, join: bool) -> None:
         async with self._changing:
+            self._made = True
             try:
                 if join:
                     await self._enter()
                 else:
                     self.member = True
                     await self._open()
+                    if self.withdrawn:
+                        await self._step_out()
             except HactlError as error:
                 self.problem = error
                 self.begin()

@@ -19,12 +19,13 @@ import structlog
 from hactl.agents.clock import Clock
 from hactl.errors import HactlError, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.pr_sync.around import Around, KeptUnit, Kernel, Node, Tree
 from hactl.pr_sync.capture.protocol import Capture, Held, Mounted
 from hactl.pr_sync.clear import Cleared, clear
 from hactl.pr_sync.kept import FOLDER, Kept
 from hactl.pr_sync.log import PrLog, prefix
 from hactl.pr_sync.records import Head, decode_head
-from hactl.pr_sync.resource import AGAIN, Around, KeptUnit, Kernel, Node, ResourceKeeping, Tree
+from hactl.pr_sync.resource import AGAIN, ResourceKeeping
 from hactl.pr_sync.state import State
 from hactl.pr_sync.sync import Limits, Members, UnitSync
 from hactl.pr_sync.units import Unit, units_of
@@ -104,6 +105,8 @@ class Reservations:
         found = self._resources.get(resource)
         if found is None or found.member:
             return None
+        if found.withdrawn:
+            return f"{resource} is stopped on {self.node}"
         why = f": {found.problem.message}" if found.problem else ""
         return f"persistent reservations of {resource} are not in step on {self.node}{why}"
 
@@ -126,6 +129,19 @@ class Reservations:
         found = self._resources.get(resource)
         if found is not None:
             await found.confirm(gone, self._limits.answer)
+
+    async def withdraw(self, resource: str) -> None:
+        """The agent's record says that the resource is stopped here: shut its port and leave the members.
+        Back when the port is shut."""
+        found = self._resources.get(resource)
+        if found is not None:
+            await found.withdraw()
+
+    async def rejoin(self, resource: str) -> None:
+        """The agent's record does not say so any more. What comes of it is told by :meth:`unready`."""
+        found = self._resources.get(resource)
+        if found is not None:
+            found.rejoin()
 
     def reached(self, resource: str) -> dict[int, Reached]:
         """How far each volume of a resource is on this node."""

@@ -4,7 +4,8 @@ The kernel is asked what the state is; the log says what it should be. What the 
 is what initiators did here: it is committed, applied by every other member, and only then answered. What the
 log has and the kernel has not is what initiators did elsewhere: it is replayed. Both at once goes as long as
 it does not matter in which order they happened; otherwise this node has lost a race: the initiators that wait
-here are cut off without an answer, and the unit is given the log's state.
+here are cut off without an answer, and what they did is taken back. So is what cannot be committed in time.
+Where that cannot be done one by one, the unit is made anew with the log's state.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import structlog
 
 from hactl.agents.clock import Clock
 from hactl.errors import HactlError, Refused
-from hactl.pr_sync.commands import GENERATIONS, Access, Command
-from hactl.pr_sync.derive import Unexplained, commutes, counted, explain
-from hactl.pr_sync.kernel import UnitKernel, Waiting
+from hactl.pr_sync.commands import GENERATIONS, Command
+from hactl.pr_sync.deadline import Deadline
+from hactl.pr_sync.derive import commutes
+from hactl.pr_sync.kernel import UnitKernel
 from hactl.pr_sync.log import LOST, PrLog
-from hactl.pr_sync.model import NotGood, apply, replay
+from hactl.pr_sync.model import NotGood, replay
+from hactl.pr_sync.own import MOST_COUNTS, NOTHING, Counter, Done, done, without_strangers
 from hactl.pr_sync.records import Entry, Head
 from hactl.pr_sync.rules import KernelUndefined
 from hactl.pr_sync.state import Action, State
+from hactl.pr_sync.suspects import Suspects
+from hactl.pr_sync.undo import Place, robbed, undo
 from hactl.pr_sync.units import Unit
 
 _log = structlog.get_logger("hactl.pr")
@@ -52,24 +57,6 @@ class Limits:
     look: float = 1.0
     settle: float = 0.5
     follow: float = 3.0
-
-
-MOST_COUNTS = 1000
-"""By how much PRgeneration is brought up in one step of the log; more than that is no lag."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What initiators did: commands, and ``count`` more of PRgeneration than these explain. A CLEAR of the
-    only registrant looks like its unregistration, until it was let go and has counted."""
-
-    commands: tuple[Command, ...]
-    count: int = 0
-    left: State | None = None
-    """Nobody did anything, but hosts lost their access, and their registrations with it: what is left."""
-
-
-NOTHING = Done(())
 
 
 class _RaceLost(Exception):
@@ -108,6 +95,15 @@ class UnitSync:
         self._due: float | None = None
         self._uncounted = 0
         self._counted_by = 0.0
+        self._pause = limits.again
+        self._owed = 0
+        """What commands that were taken back have counted, and the log has not."""
+        self._taken_back: int | None = None
+        """Index after which this process took commands back."""
+        self._spread = 0
+        """Up to here the log has to be everywhere before a command is let go."""
+        self._suspects = Suspects()
+        self._deadline = Deadline(self._left)
         self._away = False
         self._moved = asyncio.Condition()
 
@@ -118,6 +114,7 @@ class UnitSync:
         self._latest = max(self._latest, index)
         self._wake.set()
         self._news.set()
+        self._deadline.moved()
 
     async def reach(self, index: int) -> None:
         """Back when the kernel has what the log says up to ``index``; :class:`Refused` ``pr-away`` if nobody
@@ -141,6 +138,9 @@ class UnitSync:
     async def start(self, head: Head) -> None:
         """The kernel has the state of ``head`` (it was imported, or it was there)."""
         self._away = False
+        self._owed, self._taken_back = 0, None
+        # Whether the others had it was perhaps to be found out by a process that is no more.
+        self._spread = head.index
         await self._at(head)
         self.poke()
 
@@ -165,45 +165,57 @@ class UnitSync:
     # One round
 
     async def _round(self) -> None:
-        waiting = self._kernel.waiting()
         try:
-            if not waiting:
-                await self._step()
-                return
-            left = self._limits.answer - (self._clock.now() - min(w.since for w in waiting))
-            async with asyncio.timeout(max(left, 0.0)):
+            async with self._deadline.kept():
                 await self._step()
         except _RaceLost as lost:
             await self._start_over(str(lost))
         except TimeoutError:
-            await self._too_late()
+            if self._left() <= 0:
+                await self._too_late()
+            else:
+                # It was set for commands that were let go meanwhile.
+                self.poke()
+
+    def _left(self) -> float:
+        """Seconds until the oldest command that waits has to be ended; infinite if none waits."""
+        since = min((w.since for w in self._kernel.waiting()), default=float("inf"))
+        return self._limits.answer + since - self._clock.now()
 
     async def _step(self) -> None:
         while True:
             try:
                 await self._catch_up()
                 seen, mine = await self._look()
-                await self._publish(mine)
+                await self._publish(seen, mine)
+                if seen and self._spread:
+                    # What was committed may not be everywhere: the store or this process was away since.
+                    await self._everywhere(self._spread)
                 await self._kernel.release(seen)
-                self._look_again(len(seen))
+                self._suspects.forget(seen)
+                self._look_again(len(seen), doubtful=_may_count(mine))
                 return
             except Refused as error:
                 if error.code != LOST:
                     raise
                 self._latest = max(self._latest, self.head.index + 1)
 
-    def _look_again(self, let_go: int) -> None:
+    def _look_again(self, let_go: int, *, doubtful: bool = False) -> None:
         """CLEAR and PREEMPT count a moment after they were let go; how often is not known before. And a host
-        that loses its access keeps its registrations until the agent has taken the access away."""
+        that loses its access keeps its registrations until the agent has taken the access away. ``doubtful``:
+        one of those let go may have counted by now, and the other nodes do not know of it."""
         now = self._clock.now()
         if let_go:
             self._uncounted += let_go
             self._counted_by = now + self._limits.look
+            self._pause = self._limits.again / 32 if doubtful else self._limits.again
         elif now >= self._counted_by:
             self._uncounted = 0
-        access = self.unit.access
-        if let_go or without_strangers(self.head.state, access) != self.head.state:
-            self._due = asyncio.get_running_loop().time() + self._limits.again
+        else:
+            self._pause = min(self._pause * 2, self._limits.again * 2)
+        waits = self._uncounted and self._pause <= self._limits.again
+        if waits or without_strangers(self.head.state, self.unit.access) != self.head.state:
+            self._due = asyncio.get_running_loop().time() + min(self._pause, self._limits.again)
 
     async def _look(self) -> tuple[tuple[str, ...], Done]:
         """What initiators did here that the log does not have, and the commands that waited before the state
@@ -213,7 +225,8 @@ class UnitSync:
             self._news.clear()
             seen = tuple(w.id for w in self._kernel.waiting())
             state = await self._kernel.read(self.head.state)
-            mine = self._mine(state, self._kernel.waiting())
+            port, counter = self._port, Counter(self._owed, self._uncounted)
+            mine = done(self.head.state, state, self._kernel.waiting(), self.unit, port, counter)
             if mine is not None:
                 return seen, mine
             # A command changes the state a moment before it waits, and LIO reads the state bit by bit.
@@ -224,55 +237,24 @@ class UnitSync:
                 async with asyncio.timeout(min(left, self._limits.again)):
                     await self._news.wait()
 
-    async def _publish(self, mine: Done) -> None:
+    @property
+    def _port(self) -> int:
+        return self.unit.port(self.node).rtpi
+
+    async def _publish(self, seen: Sequence[str], mine: Done) -> None:
         """Commit what initiators did here, if they did, and have it applied everywhere."""
         if mine == NOTHING:
             return
-        after, commands = mine.left, None
+        before, after, commands = self.head.state, mine.left, None
         if after is None:
             after, commands = self._after(mine.commands, mine.count), mine.commands
-        await self._at(await self._log.append(self.unit.serial, self.head, commands, after))
-        await self._everywhere(self.head.index)
-
-    def _mine(self, state: State, commands_waiting: Sequence[Waiting]) -> Done | None:
-        """What initiators did on this node's port to get from the log's state to the kernel's, while these
-        commands wait; None if they cannot have."""
-        known, waiting = self.head.state, len(commands_waiting)
-        if any(w.clears for w in commands_waiting) and not state.registrations:
-            cleared = self._cleared(state)
-            if cleared is not None:
-                return cleared
-        if state.same_but_generation(known):
-            ahead = (state.generation - known.generation) % GENERATIONS
-            if not waiting and 0 < ahead <= MOST_COUNTS:
-                return Done((), ahead)
-            if not ahead or -ahead % GENERATIONS <= max(waiting, 1):
-                # The counter may lag behind what was committed and let go only just now.
-                return NOTHING
-        left = without_strangers(known, self.unit.access)
-        if not waiting and left != known and state == left:
-            return Done((), left=left)
-        port = self.unit.port(self.node).rtpi
-        for count in range(self._uncounted + 1):
-            # What was let go a moment ago may have counted only now.
-            less = replace(state, generation=(state.generation - count) % GENERATIONS)
-            with contextlib.suppress(Unexplained):
-                commands = explain(known, less, self.unit.access, port, held=waiting > 0, limit=waiting)
-                if all(c.nexus.rtpi == port for c in commands):
-                    return Done(commands, count)
-        return None
-
-    def _cleared(self, state: State) -> Done | None:
-        """A CLEAR of anybody registered here, if that leads to ``state``. Without knowing that it is one, the
-        only registrant's looks like its unregistration, until it has counted."""
-        known, port = self.head.state, self.unit.port(self.node).rtpi
-        for nexus, registration in known.registrations.items():
-            if nexus.rtpi == port and nexus.isid:
-                command = Command(replace(nexus, copy=0), Action.CLEAR, registration.key)
-                outcome, after = apply(known, command, self.unit.acting)
-                if outcome.good and counted(state, [command]) == after:
-                    return Done((command,))
-        return None
+        head = await self._log.append(self.unit.serial, self.head, commands, after)
+        if mine.left is None:
+            self._owed = 0
+        self._spread = head.index
+        self._suspects.note(seen, before, after, self._port)
+        await self._at(head)
+        await self._everywhere(head.index)
 
     def _after(self, commands: Sequence[Command], count: int = 0) -> State:
         try:
@@ -294,27 +276,53 @@ class UnitSync:
                 await self._apply(entry)
 
     async def _apply(self, entry: Entry) -> None:
-        port = self.unit.port(self.node).rtpi
         if entry.commands is None:
             await self._follow_state(entry)
             return
-        if any(c.nexus.rtpi == port for c in entry.commands):
-            # It was here, before this agent was started or cut short.
-            raise _RaceLost(f"entry {entry.index} cannot be replayed")
-        _, mine = await self._look()
-        if commutes(self.head.state, entry.commands, mine.commands, self.unit.acting) is None:
-            raise _RaceLost(f"{entry.node} was first with entry {entry.index}")
         reached = self._after(entry.commands)
         count = (entry.generation - reached.generation) % GENERATIONS
-        for command in entry.commands:
-            try:
-                await self._kernel.replay(_strict(command))
-            except HactlError as error:
-                raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
+        after = replace(reached, generation=entry.generation)
+        own = frozenset(c.nexus.initiator for c in entry.commands if c.nexus.rtpi == self._port)
+        if own and await self._has(after):
+            # It was here, before this agent was started or cut short. Those who wait may have sent it.
+            self._spread = entry.index
+            self._suspects.note([w.id for w in self._kernel.waiting()], self.head.state, after, self._port)
+            await self._at(Head(entry.index, entry.id, after, entry.revision))
+            return
+        await self._make_way(entry)
+        async with self._kernel.cut((), own) if own else contextlib.nullcontext():
+            for command in entry.commands:
+                try:
+                    await self._kernel.replay(_strict(command))
+                except HactlError as error:
+                    raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
+        if entry.node == self.node:
+            # Its commit was cut short: the kernel has counted these already.
+            known = min(count, self._owed)
+            self._owed -= known
+            count -= known
         if 0 < count <= MOST_COUNTS:
             await self._kernel.count_up(count)
-        after = self._after(entry.commands, count)
         await self._at(Head(entry.index, entry.id, after, entry.revision))
+
+    async def _has(self, after: State) -> bool:
+        """Whether the kernel has an entry of this node's own, which leads to this state: it has, unless what
+        initiators did was taken back after its commit was cut short."""
+        state = await self._kernel.read(self.head.state)
+        if state.same_but_generation(after):
+            return True
+        return not state.same_but_generation(self.head.state) and self._taken_back != self.head.index
+
+    async def _make_way(self, entry: Entry) -> None:
+        """What initiators did here comes after the entry, or it is taken back."""
+        while True:
+            seen, mine = await self._look()
+            commands = entry.commands or ()
+            if commutes(self.head.state, commands, mine.commands, self.unit.acting) is not None:
+                return
+            _log.warning("others were first", unit=self.unit.name, index=entry.index, node=entry.node)
+            with self._deadline.suspended():
+                await self._take_back(seen, mine)
 
     async def _follow_state(self, entry: Entry) -> None:
         """An entry without commands: hosts lost their access. This kernel drops their registrations too, as
@@ -329,11 +337,14 @@ class UnitSync:
         raise _RaceLost(f"entry {entry.index} has no commands")
 
     async def _everywhere(self, index: int) -> None:
-        """Back when every member has applied the log up to ``index``, or is none any more."""
+        """Back when every member has applied the log up to ``index``, or is none any more. Only then may what
+        it contains be answered: if this is cut short, it begins again."""
         members = await self._log.members(self.unit.serial)
         async with asyncio.TaskGroup() as group:
             for node in members - {self.node}:
                 group.create_task(self._one(node, index))
+        if self._spread <= index:
+            self._spread = 0
 
     async def _one(self, node: str, index: int) -> None:
         while True:
@@ -358,21 +369,65 @@ class UnitSync:
         await self.start(head)
 
     async def _too_late(self) -> None:
-        """An answer would come too late: end the connection instead. What was committed stays, and is applied
-        by the others sooner or later; what was not is found by the next round, with nobody who waits for
-        it."""
+        """An answer would come too late: end the connections instead. What was committed stays, and is
+        applied by the others sooner or later."""
         _log.warning("commands cannot be answered in time", unit=self.unit.name)
-        await self._cut()
-        head = await self._end()
-        if head.index > self.head.index:
-            state = await self._kernel.read(head.state)
-            if state.same_but_generation(head.state):
-                await self._at(head)
-        self.poke(head.index)
+        ids = [w.id for w in self._kernel.waiting()]
+        try:
+            seen, mine = await self._look()
+            await self._take_back(seen, mine, unsure=True)
+        except _RaceLost as lost:
+            await self._start_over(str(lost))
+        except HactlError:
+            # What they did is found by the next round, with nobody who waits for it.
+            async with self._kernel.cut(ids, None):
+                self._suspects.forget(ids)
+            raise
+        self.poke()
 
-    async def _cut(self) -> None:
-        await self._kernel.cut()
-        await self._kernel.release([w.id for w in self._kernel.waiting()])
+    async def _take_back(self, seen: Sequence[str], mine: Done, *, unsure: bool = False) -> None:
+        """End the connections of those who wait, and bring the kernel to the state of the log that it had
+        before they came, by commands in their names. `_RaceLost` if that cannot be done. ``unsure``: it may
+        have been committed."""
+        logged = self.head
+        before = self._after(mine.commands, mine.count) if mine.left is None else mine.left
+        self._suspects.note(seen, logged.state, before, self._port)
+        names = self._suspects.of(seen)
+        commands = self._undoing(before, names)
+        if commands is None and names is not None:
+            names |= robbed(before, logged.state, self._port)
+            commands = self._undoing(before, names)
+        if commands is None:
+            raise _RaceLost("what was done cannot be taken back by itself")
+        async with self._kernel.cut(seen, names):
+            self._suspects.forget(seen)
+            self._look_again(len(seen))
+            if mine == NOTHING:
+                return
+            if unsure and commands and await self._committed(before):
+                return
+            self._taken_back = logged.index
+            try:
+                for command in commands:
+                    await self._kernel.replay(command)
+            except HactlError as error:
+                raise _RaceLost(f"what was done cannot be taken back: {error}") from error
+            undone = replay(before, commands, self.unit.acting)
+            self._owed = (undone.generation - logged.state.generation) % GENERATIONS
+            await self._look()
+        _log.info("taken back", unit=self.unit.name, commands=len(commands))
+
+    async def _committed(self, before: State) -> bool:
+        """Whether the commit that was cut short is in the log."""
+        head = await self._end()
+        if head.index != self.head.index + 1 or not before.same_but_generation(head.state):
+            return False
+        await self._at(head)
+        return True
+
+    def _undoing(self, before: State, names: frozenset[str] | None) -> tuple[Command, ...] | None:
+        access, port = self.unit.access, self._port
+        return undo(before, self.head.state, Place(access, port, access[port] if names is None else names))
 
     async def _end(self) -> Head:
         """The end of the log, or what this node knows of it: the last commit may have been cut short after it
@@ -389,17 +444,13 @@ class UnitSync:
             self._moved.notify_all()
 
 
-def without_strangers(state: State, access: Access) -> State:
-    """What LIO leaves of a state when initiators lose their access: their registrations go, and with the
-    holder's its reservation. Nothing is counted and nothing is written to the APTPL file."""
-    stay = {n: r for n, r in state.registrations.items() if n.initiator in access.get(n.rtpi, frozenset())}
-    if len(stay) == len(state.registrations):
-        return state
-    held = state.reservation
-    if held is not None and (held.holder not in stay if held.holder is not None else not stay):
-        held = None
-    hidden = state.hidden if state.hidden.anchor in stay else replace(state.hidden, anchor=None)
-    return State(state.generation, stay, held, hidden)
+def _may_count(mine: Done) -> bool:
+    """Whether there is an unregistration among the commands, which may have been a PREEMPT: that looks the
+    same until LIO has counted it, which it does after it was let go."""
+    return any(
+        c.action in (Action.REGISTER, Action.REGISTER_AND_IGNORE_EXISTING_KEY) and not c.service_action_key
+        for c in mine.commands
+    )
 
 
 def _strict(command: Command) -> Command:

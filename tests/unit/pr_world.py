@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from hactl.pr_sync.state import Action, Nexus
 from hactl.pr_sync.sync import Limits, UnitSync
 from hactl.pr_sync.units import Port, Unit
 from hactl.store.memory import MemoryState, MemoryStore
+from hactl.store.protocol import Unchanged, Write
 
 NODES = ("n1", "n2", "n3")
 INITIATORS = ("iqn.2026-11.org.example:a", "iqn.2026-11.org.example:b", "iqn.2026-11.org.example:c")
@@ -102,7 +103,9 @@ class World:
 
 
 def _poke(network: Network, node: str) -> None:
-    network.syncs[node].poke()
+    # There may be no agent just now.
+    if node in network.syncs:
+        network.syncs[node].poke()
 
 
 @asynccontextmanager
@@ -112,7 +115,7 @@ async def world(nodes: int = 2, limits: Limits = Limits(again=0.001)) -> AsyncIt
     made = World(one, state, network, {}, {}, {})
     for name in NODES[:nodes]:
         store = made.stores[name] = MemoryStore(state)
-        kernel = made.kernels[name] = MemoryUnit(one, clock.now, partial(_poke, network, name))
+        kernel = made.kernels[name] = MemoryUnit(one, clock.now, partial(_poke, network, name), name)
         log = made.log(name)
         sync = network.syncs[name] = UnitSync(one, name, kernel, log, network.of(name), clock, limits)
         head = await log.head(one.serial)
@@ -128,6 +131,20 @@ async def world(nodes: int = 2, limits: Limits = Limits(again=0.001)) -> AsyncIt
         await asyncio.gather(*made.tasks.values(), return_exceptions=True)
         for store in made.stores.values():
             await store.close()
+
+
+def vanish_after_a_commit(store: MemoryStore) -> None:
+    """The next commit is carried out as ever, and then the store cannot be reached."""
+    commit = partial(MemoryStore.commit, store)
+
+    async def vanishing(conditions: Iterable[Unchanged], writes: Iterable[Write]) -> int:
+        store.__dict__.pop("commit", None)
+        try:
+            return await commit(conditions, writes)
+        finally:
+            store.reachable = False
+
+    store.commit = vanishing  # type: ignore[method-assign]
 
 
 def register(nexus: Nexus, key: int) -> Command:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from hactl.errors import Failed
-from hactl.pr_sync.cut import cut_off
+from hactl.pr_sync.cut import cut_off, end_all, peers
 from hactl.runner import CommandFailed, Completed
 
 HOSTS = {"192.0.2.11", "2001:db8::11"}
@@ -20,6 +23,7 @@ class Tools:
         self.broken: dict[str, str] = {}
         self.ran: list[tuple[str, ...]] = []
         self.tables: list[str] = []
+        self.listed = ""
 
     async def run(
         self, argv: Sequence[str], *, timeout: float = 30.0, check: bool = True, stdin: str | None = None
@@ -34,6 +38,8 @@ class Tools:
             return done
         if stdin is not None:
             self.tables.append(stdin)
+        if argv == ("nft", "list", "tables"):
+            return Completed(argv, 0, self.listed, "")
         out = f"{argv[-1]} via 192.0.2.1 dev eth3 src 192.0.2.2\n" if argv[0] == "ip" else ""
         return Completed(argv, 0, out, "")
 
@@ -90,3 +96,41 @@ async def test_what_was_begun_is_taken_back_when_it_cannot_be_done() -> None:
     with pytest.raises(Failed):
         async with cut_off(tools, HOSTS):
             raise AssertionError("not reached")
+
+
+async def test_what_a_killed_process_left_is_removed_and_nothing_else() -> None:
+    tools = Tools()
+    tools.listed = "table inet filter\ntable inet hactl-cut-3\ntable ip hactl-cut-4\ntable inet hactl-cut-7\n"
+    await end_all(tools)
+    assert tools.ran[1:] == [("nft", "delete", "table", "inet", f"hactl-cut-{n}") for n in (3, 7)]
+    tools = Tools()
+    tools.broken = {"nft_list": "no such command"}
+    await end_all(tools)
+    assert len(tools.ran) == 1
+
+
+def test_who_is_connected_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    order = -1 if sys.byteorder == "little" else 1
+
+    def words(address: str) -> str:
+        data = ip_address(address).packed
+        return b"".join(data[at : at + 4][::order] for at in range(0, len(data), 4)).hex().upper()
+
+    def line(number: int, local: str, port: int, remote: str, state: str) -> str:
+        return f"{number:4}: {words(local)}:{port:04X} {words(remote)}:C001 {state} 00000000:00000000 00:0\n"
+
+    v4 = [
+        ("192.0.2.11", 3260, "01"),
+        ("192.0.2.12", 22, "01"),
+        ("0.0.0.0", 3260, "0A"),
+        ("127.0.0.1", 3260, "01"),
+    ]
+    v6 = [("2001:db8::11", 3260, "08"), ("::ffff:192.0.2.13", 3260, "01")]
+    (tmp_path / "net" / "tcp").write_text(
+        "head\n" + "".join(line(n, "192.0.2.1", port, ip, s) for n, (ip, port, s) in enumerate(v4))
+    )
+    (tmp_path / "net" / "tcp6").write_text(
+        "head\n" + "".join(line(n, "2001:db8::1", port, ip, s) for n, (ip, port, s) in enumerate(v6))
+    )
+    assert peers(tmp_path) == {"192.0.2.11", "2001:db8::11", "192.0.2.13"}

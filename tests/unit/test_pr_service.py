@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,14 @@ class Exported(MemoryUnit):
     opened = False
 
     def __init__(self, unit: Unit, now: Callable[[], float], changed: Callable[[], None], node: Host) -> None:
-        super().__init__(unit, now, changed)
-        self.node = node
+        super().__init__(unit, now, changed, node.name)
+        self.host = node
 
     def arrived(self, held: Held) -> None:
         raise AssertionError("the twin holds by itself")
 
     async def read(self, known: State) -> State:
-        if self.unit.serial not in self.node.exports.get(self.unit.resource, set()):
+        if self.unit.serial not in self.host.exports.get(self.unit.resource, set()):
             raise Failed("iscsi-refused", f"{self.unit.name} is not exported", "export it")
         return await super().read(known)
 
@@ -53,11 +53,10 @@ class Exported(MemoryUnit):
         self._next = max(self._next, other._next)
 
     async def rebuild(self, state: State) -> None:
-        await self.cut()
-        self._held.clear()
+        self.hang_up()
         self.rebuilt += 1
-        assert self.node.service is not None
-        await self.node.service.rebuild(self.unit, state)
+        assert self.host.service is not None
+        await self.host.service.rebuild(self.unit, state)
 
     async def shut(self) -> None:
         self.opened = False
@@ -84,6 +83,7 @@ class Host:
     exports: dict[str, set[str]] = field(default_factory=dict)
     kernels: dict[str, Exported] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
     ready: bool = True
     service: Reservations | None = None
     spec: ClusterSpec | None = None
@@ -126,6 +126,9 @@ class Host:
 
     def serving(self, resource: str) -> bool:
         return resource in self.open
+
+    def withdrawn(self, resource: str) -> bool:
+        return resource in self.stopped
 
     def exported(self, resource: str) -> bool:
         return resource in self.exports
@@ -322,7 +325,33 @@ async def test_who_loses_a_race_is_cut_off_and_comes_back(tmp_path: Path) -> Non
             assert held is not None
             winner, key, node = (a, 0xA, "n1") if held.holder == a else (b, 0xB, "n2")
             assert (await c.kernel(node).send(Command(winner, Action.RELEASE, key, type=1))).good
-        assert sum(c.kernel(n).rebuilt for n in ("n1", "n2")) >= 1
+        # What the loser did is taken back where it is.
+        assert sum(len(c.kernel(n).cuts) for n in ("n1", "n2")) >= 1
+        assert [c.kernel(n).rebuilt for n in ("n1", "n2")] == [0, 0]
+
+
+async def test_a_unit_that_is_made_anew_comes_back(tmp_path: Path) -> None:
+    async with running(tmp_path, "n1", "n2") as c:
+        await c.serving("n1", "n2")
+        a, b = c.nexus(0, "n1"), c.nexus(1, "n2")
+        assert (await c.kernel("n2").send(register(b, 0xB))).good
+        for turn in range(20):
+            assert (await c.kernel("n1").send(register(a, 0xA))).good
+            # LIO would forget the first session's registration with the second's.
+            second = replace(b, isid=f"{turn + 9:012x}")
+            await asyncio.gather(
+                c.kernel("n1").send(Command(a, Action.CLEAR, 0xA)),
+                c.kernel("n2").send(register(second, 0xC)),
+                return_exceptions=True,
+            )
+            await c.serving("n1", "n2")
+            await c.until(lambda: c.agree("n1", "n2"))
+            if c.kernel("n2").rebuilt:
+                break
+            assert (await c.kernel("n2").send(register(b, 0xB))).good
+        assert c.kernel("n2").rebuilt == 1
+        assert (await c.kernel("n2").send(register(b, 0xD))).good
+        assert c.agree("n1", "n2")
 
 
 async def test_who_was_taken_out_does_not_become_active(tmp_path: Path) -> None:

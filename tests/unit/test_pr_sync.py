@@ -10,8 +10,9 @@ import pytest
 
 from hactl.pr_sync.commands import Command, Status
 from hactl.pr_sync.memory_kernel import SessionCut
+from hactl.pr_sync.own import without_strangers
 from hactl.pr_sync.state import Action, Nexus, Type
-from hactl.pr_sync.sync import Limits, without_strangers
+from hactl.pr_sync.sync import Limits
 from tests.unit.pr_world import NODES, World, register, world
 
 

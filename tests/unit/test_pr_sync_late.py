@@ -9,6 +9,7 @@ from typing import Any
 from hactl.pr_sync.commands import Command, Status
 from hactl.pr_sync.memory_kernel import MemoryUnit
 from hactl.pr_sync.state import Action
+from hactl.pr_sync.sync import Limits
 from tests.unit.pr_world import register, world
 
 
@@ -42,3 +43,16 @@ async def test_a_register_right_after_a_clear_by_the_only_registrant_cuts_nobody
         assert (await clear).status is Status.GOOD
         assert (await kernel.send(register(b, 2))).status is Status.GOOD
         assert kernel.rebuilt == 0
+
+
+async def test_a_preempt_that_looked_like_an_unregistration_is_counted_everywhere_soon() -> None:
+    async with world(2, Limits(answer=20, again=16)) as w:
+        a, b = w.nexus(0, "n1"), w.nexus(1, "n1")
+        kernel = w.kernels["n1"]
+        assert (await kernel.send(register(a, 1))).good
+        assert (await kernel.send(register(b, 2))).good
+        assert (await kernel.send(Command(b, Action.PREEMPT, 2, 1, type=1))).good
+        assert kernel.state.generation == 3
+        # Much sooner than after the time for which is waited otherwise.
+        async with asyncio.timeout(8):
+            await w.until(lambda: w.kernels["n2"].state == kernel.state)
