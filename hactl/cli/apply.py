@@ -11,7 +11,7 @@ import typer
 
 from hactl.cli.exits import Exit
 from hactl.cli.options import Destroy, File, Json, ShowSecrets
-from hactl.cli.reporting import Mode, begin, print_json
+from hactl.cli.reporting import Mode, begin, print_json, warn
 
 if TYPE_CHECKING:
     from hactl.model.desired import Desired
@@ -48,6 +48,7 @@ def apply_draft(
     from hactl.cli.configuration import change
     from hactl.model.draft import diff as differences
     from hactl.model.draft import replace
+    from hactl.pacemaker import charge
 
     wanted = drafted(source, now)
     everything = frozenset(r.name for r in now.cluster.resources)
@@ -69,6 +70,8 @@ def apply_draft(
         return replace(desired, draft, destroy=frozenset(consented))
 
     made, changed = change(context, f"apply {name}", edit)
+    if charge.in_charge(now.cluster) and not charge.in_charge(made.cluster):
+        warn(f"nobody takes over by itself any more: {'; '.join(charge.reasons(made.cluster))}")
     if mode.json:
         told = [d.as_dict() for d in found]
         document = {"done": f"apply {name}", "changed": changed, "generation": made.generation}

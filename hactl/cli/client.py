@@ -81,6 +81,10 @@ class AgentClient:
         body = {"volume": "all" if volume is None else str(volume), "by": by}
         return self._order(resource, "reservations/clear", body)
 
+    def fence(self, node: str) -> dict[str, Any]:
+        """Have Pacemaker switch a node off and on again."""
+        return self._ask("POST", f"/v1/nodes/{quote(node, safe='')}/fence", self._order_seconds, {})
+
     def _order(
         self, resource: str, order: str, body: Mapping[str, str], node: str | None = None
     ) -> dict[str, Any]:

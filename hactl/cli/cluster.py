@@ -77,11 +77,19 @@ def init(
             "--iqn-prefix", metavar="IQN", help="What target names begin with; the rest is the resource."
         ),
     ] = None,
+    without_pacemaker: Annotated[
+        bool,
+        typer.Option(
+            "--without-pacemaker",
+            help="Set up neither Corosync nor Pacemaker: no other node takes over by itself.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a cluster of this machine, and print the command with which others join.
 
-    An address that is not given is the machine's only one; if it has several, say which."""
+    An address that is not given is the machine's only one; if it has several, say which. Corosync and
+    Pacemaker are set up with it, and on every machine that joins."""
     from hactl.cluster.init import init as make_cluster
 
     begin(context, as_json, ordering=True)
@@ -90,7 +98,9 @@ def init(
 
     async def work(kit: Kit) -> Token:
         draft = await _draft(options, kit)
-        return await make_cluster(name, draft, kit, _tell(as_json), iqn_prefix=iqn_prefix)
+        return await make_cluster(
+            name, draft, kit, _tell(as_json), iqn_prefix=iqn_prefix, pacemaker=not without_pacemaker
+        )
 
     token = _run(work)
     show_token(token, as_json, uses=2, first=f"cluster {name} is made, with this node in it")

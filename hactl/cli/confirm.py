@@ -70,7 +70,19 @@ def order(mode: Mode, name: str, consented: str | None, warning: str, option: st
         raise Refused("confirmation-wrong", f"{typed!r} is not {name}; nothing was changed", "")
 
 
-def password(mode: Mode, file: str | None, what: str) -> SecretStr:
+def sentence(mode: Mode, name: str, consented: str | None, text: str, warning: str, option: str) -> None:
+    """Have ``text`` typed, unless ``name`` was given with ``option`` on the command line; ``warning`` says
+    what may happen. Refusals as by :func:`destruction`."""
+    if consented is not None or not at_terminal(mode):
+        order(mode, name, consented, warning, option)
+        return
+    typer.echo(f"{warning}.", err=True)
+    typed = typer.prompt(f"Type to go on: {text}\n", default="", show_default=False, err=True)
+    if " ".join(typed.split()) != text:
+        raise Refused("confirmation-wrong", f"{typed!r} is not {text!r}; nothing was changed", "")
+
+
+def password(mode: Mode, file: str | None, what: str, option: str = "--chap-password-file") -> SecretStr:
     """A password from a file, from standard input (``-``), or asked for twice on the terminal.
 
     :class:`Refused` ``password-needed``, ``password-file`` or ``secrets-readable``.
@@ -85,7 +97,7 @@ def password(mode: Mode, file: str | None, what: str) -> SecretStr:
         raise Refused(
             "password-needed",
             f"{what} is needed, and nobody can be asked",
-            "put it into a file (mode 0600) and name that, or - for standard input, as --chap-password-file",
+            f"put it into a file (mode 0600) and name that, or - for standard input, as {option}",
         )
     return SecretStr(typer.prompt(what, hide_input=True, confirmation_prompt=True, err=True))
 

@@ -69,14 +69,15 @@ def _wanted(context: typer.Context, mode: Mode) -> tuple[Wanted, tuple[tuple[str
         for address, number in map(node_config.host_port, place.etcd)
         for port, purpose in ((number, "etcd"), (node_config.PEER_PORT, "etcd's replication"))
     ]
+    cluster = None
     try:
         cluster = read(context).cluster
         context_tls = Certificates().client()
     except HactlError as error:
-        return Wanted(place.node, True, tuple(ports)), (("the other nodes", str(error)),)
+        return Wanted(place.node, True, tuple(ports), cluster=cluster), (("the other nodes", str(error)),)
     others = [n for n in cluster.nodes if n.name != place.node]
     names = {str(n.addresses.cluster): n.name for n in cluster.nodes}
     ports = [Port(names.get(p.node, p.node), p.address, p.port, p.purpose) for p in ports]
     ports += [Port(n.name, str(n.addresses.cluster), AGENT_PORT, "the agent") for n in others]
     agents = {n.name: f"[{n.addresses.cluster}]:{AGENT_PORT}" for n in others}
-    return Wanted(place.node, True, tuple(ports), agents, context_tls), ()
+    return Wanted(place.node, True, tuple(ports), agents, context_tls, cluster), ()

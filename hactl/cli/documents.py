@@ -24,8 +24,23 @@ def node_document(cluster: ClusterSpec, node: NodeSpec) -> dict[str, Any]:
         },
         "failure_domain": node.failure_domain,
         "pools": [pool_document(pool) for pool in node.pools],
+        "fencing": fencing_document(node),
         "resources": [r.name for r in cluster.resources if node.name in r.nodes],
         "replicas": [r.name for r in cluster.resources if node.name in r.replicas],
+    }
+
+
+def fencing_document(node: NodeSpec, *, secrets: bool = False) -> dict[str, Any] | None:
+    """How a node is switched off; None if it cannot be. Secrets by name, null unless asked for."""
+    if node.fencing is None:
+        return None
+    return {
+        "agent": node.fencing.agent,
+        "options": dict(node.fencing.options),
+        "secrets": {
+            name: secret.get_secret_value() if secrets else None
+            for name, secret in node.fencing.secrets.items()
+        },
     }
 
 
@@ -78,6 +93,8 @@ def resource_document(cluster: ClusterSpec, resource: ResourceSpec) -> dict[str,
         "nodes": list(resource.nodes),
         "replicas": list(resource.replicas),
         "preferred": resource.preferred,
+        "failback": resource.failback,
+        "maintenance": resource.maintenance,
         "port": resource.drbd_port,
         "volumes": [
             {

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from hactl.cli.cluster_view import Json, View, active_node, statuses, views
 from hactl.cli.render import alua, bar, join, node_remarks, plain, remarks, table, word
+from hactl.cli.render_failover import failover
 from hactl.model.size import format_size
 
 
@@ -17,6 +18,14 @@ def cluster(document: Json) -> Iterable[RenderableType]:
     """Nodes; resources with roles, replication, paths and their access states; what is in the way."""
     told = statuses(document)
     yield _nodes(document)
+    # An agent of the version before says nothing about it.
+    if "failover" in document:
+        yield from failover(document["failover"])
+        held = [r["name"] for r in document["resources"] if r["maintenance"]]
+        if held and document["failover"]["automatic"]:
+            yield Text(
+                f"in maintenance, so that Pacemaker leaves it alone: {', '.join(held)}", style="yellow"
+            )
     yield Text("")
     names = sorted({r["name"] for status in told.values() if status is not None for r in status["resources"]})
     if not names:

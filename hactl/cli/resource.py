@@ -253,22 +253,46 @@ def set_resource(
     context: typer.Context,
     resource: Resource,
     preferred: Annotated[
-        str,
+        str | None,
         typer.Option("--preferred", metavar="NODE", help="The node that shall be active; empty for none."),
-    ],
+    ] = None,
+    failback: Annotated[
+        bool | None,
+        typer.Option(
+            "--failback/--no-failback",
+            help="Go back to the preferred node by itself once that is UpToDate; else stay.",
+        ),
+    ] = None,
+    maintenance: Annotated[
+        bool | None,
+        typer.Option(
+            "--maintenance/--no-maintenance", help="Pacemaker leaves it alone, whatever happens; or not."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say which node shall be active when there is a choice; hactl switchover moves it."""
+    """Say which node shall be active when there is a choice, and what Pacemaker may do by itself."""
     from hactl.model import edit as edits
 
     begin(context, as_json, ordering=True)
+    if preferred is None and failback is None and maintenance is None:
+        raise typer.BadParameter("name at least one of --preferred, --failback and --maintenance")
     node = named("node", preferred) if preferred else None
+    told = []
+    if preferred is not None:
+        told.append(f"prefers {node}" if node else "prefers no node")
+    if failback is not None:
+        told.append("goes back there by itself" if failback else "stays where it is")
+    if maintenance is not None:
+        told.append("is in maintenance" if maintenance else "is not in maintenance")
+
+    def how(desired: Desired) -> Desired:
+        if preferred is not None:
+            desired = edits.set_preferred(desired, resource, node)
+        return edits.set_policy(desired, resource, failback=failback, maintenance=maintenance)
+
     edit_resource(
-        context,
-        resource,
-        f"preferred node of resource {resource}",
-        lambda desired: edits.set_preferred(desired, resource, node),
-        f"{resource}: prefers {node}" if node else f"{resource}: prefers no node",
+        context, resource, f"settings of resource {resource}", how, f"{resource}: {', '.join(told)}"
     )
 
 

@@ -33,7 +33,7 @@ def promote(
     timeout: Seconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Make this node the active one of a resource."""
+    """Make this node the active one of a resource, where Pacemaker does not decide that."""
     begin(context, as_json, ordering=True)
     named("resource", resource)
     where = f"on {named('node', node)}" if node else "on this node"
@@ -48,7 +48,7 @@ def demote(
     timeout: Seconds = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Make this node a standby one of a resource."""
+    """Make this node a standby one of a resource, where Pacemaker does not decide that."""
     begin(context, as_json, ordering=True)
     named("resource", resource)
     where = f"on {named('node', node)}" if node else "on this node"

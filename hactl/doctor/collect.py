@@ -15,12 +15,18 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
+from hactl.cluster.layout import Layout
+from hactl.doctor import fence_devices
 from hactl.doctor.facts import Certificate, Facts, Key, Lvm, Module, Port, Service, Version
 from hactl.doctor.judge import WATCHED, version
+from hactl.doctor.judge_failover import needed
+from hactl.model.spec import ClusterSpec
+from hactl.pacemaker import secrets
 from hactl.runner import CommandFailed, CommandTimeout, Runner
 
 MODULES = ("dm_mod", "drbd", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 DBROOT_FOLDERS = ("alua", "pr")
+PATH = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/sbin", "usr/local/bin")
 CONNECT = 2.0
 """Seconds for a connection to another node's port."""
 
@@ -32,7 +38,7 @@ class Wanted:
     """What to look at beside the machine itself.
 
     ``ports`` are tried; ``agents`` are other nodes by name with the address of their agent, whose clocks are
-    compared over TLS with ``context``.
+    compared over TLS with ``context``. ``cluster`` is what it shall be.
     """
 
     node: str
@@ -40,6 +46,7 @@ class Wanted:
     ports: tuple[Port, ...] = ()
     agents: Mapping[str, str] = field(default_factory=dict)
     context: ssl.SSLContext | None = None
+    cluster: ClusterSpec | None = None
 
 
 async def collect(runner: Runner, wanted: Wanted, *, root: Path = Path("/")) -> Facts:
@@ -63,6 +70,7 @@ class _Collector:
             self._skews(wanted.agents, wanted.context),
         )
         drbd, utils = await self._drbd()
+        spec = wanted.cluster if wanted.cluster is not None and wanted.cluster.pacemaker else None
         return Facts(
             node=wanted.node,
             now=datetime.now(UTC),
@@ -81,6 +89,10 @@ class _Collector:
             keys=tuple(_key(tls / name) for name in ("node.key", "ca.key")),
             services=await self._ask("services", self._services) or {},
             lvm=await self._ask("LVM's filters", self._lvm),
+            cluster=wanted.cluster,
+            missing=self._missing(wanted),
+            secrets_missing=await self._ask("fence devices' secrets", lambda: self._secrets(wanted)) or (),
+            fence_faults=await fence_devices.faults(self._runner, spec, wanted.node) if spec else {},
             unseen=tuple(self._unseen),
         )
 
@@ -165,6 +177,19 @@ class _Collector:
         patterns = re.findall(r'"((?:[^"\\]|\\.)*)"', values.get("global_filter", ""))
         listed = (self._root / "etc/lvm/devices/system.devices").exists()
         return Lvm(tuple(patterns), values.get("use_devicesfile", "0").strip() == "1" and listed)
+
+    def _missing(self, wanted: Wanted) -> frozenset[str]:
+        def there(name: str) -> bool:
+            if name.startswith("/"):
+                return (self._root / name.lstrip("/")).exists()
+            return any((self._root / folder / name).exists() for folder in PATH)
+
+        return frozenset(name for name in needed(wanted.cluster) if not there(name))
+
+    async def _secrets(self, wanted: Wanted) -> tuple[str, ...]:
+        if wanted.cluster is None:
+            return ()
+        return tuple(map(str, secrets.missing(Layout(self._root), wanted.cluster)))
 
     async def _skews(self, agents: Mapping[str, str], context: ssl.SSLContext | None) -> dict[str, float]:
         if context is None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from hactl.model.spec import ClusterSpec
+
 Version = tuple[int, ...]
 
 
@@ -95,5 +97,13 @@ class Facts:
     services: Mapping[str, Service] = field(default_factory=dict)
     """Units that are installed."""
     lvm: Lvm | None = None
+    cluster: ClusterSpec | None = None
+    """What the cluster shall be, if that could be read."""
+    missing: frozenset[str] = frozenset()
+    """Programs and files that were looked for, and are not there."""
+    secrets_missing: tuple[str, ...] = ()
+    """Files with the secrets of fence devices that are not there or not as they should be."""
+    fence_faults: Mapping[str, str] = field(default_factory=dict)
+    """Why the fence devices of other nodes did not answer this one, by node; those that did are not there."""
     unseen: tuple[tuple[str, str], ...] = ()
     """What could not be looked at, and why."""

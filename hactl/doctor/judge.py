@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import timedelta
-from enum import StrEnum
 
+from hactl.doctor import judge_failover
+from hactl.doctor.diagnosis import Diagnosis, Severity
 from hactl.doctor.facts import Facts, Lvm, Module, Version
+
+__all__ = ["Diagnosis", "Severity", "judge", "lvm_opens", "version"]
 
 KERNEL: Version = (6, 5)
 """The oldest Linux whose LIO has what hactl needs."""
@@ -34,33 +36,10 @@ FOREIGN = {
 
 CAPTURE = "hactl-capture.service"
 WATCHED = (
-    *FOREIGN, "drbd.service", "multipathd.service", "hactl-agent.service", "hactl-etcd.service", CAPTURE
+    *FOREIGN, "drbd.service", "multipathd.service", "hactl-agent.service", "hactl-etcd.service", CAPTURE,
+    *judge_failover.UNITS,
 )  # fmt: skip
 """Every unit whose state matters."""
-
-
-class Severity(StrEnum):
-    """How bad it is."""
-
-    ERROR = "error"
-    """hactl does not work here, or will stop to."""
-    WARNING = "warning"
-    """It works, and may surprise somebody."""
-    NOTE = "note"
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One finding: a stable ``code``, what is so, and what to do about it."""
-
-    code: str
-    severity: Severity
-    message: str
-    remedy: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The finding as ``--json`` shows it."""
-        return {key: str(value) for key, value in asdict(self).items()}
 
 
 def judge(facts: Facts) -> tuple[Diagnosis, ...]:
@@ -75,7 +54,8 @@ def judge(facts: Facts) -> tuple[Diagnosis, ...]:
         *_clocks(facts),
         *_lvm(facts),
         *_multipath(facts),
-        *_always(facts),
+        *judge_failover.failover(facts),
+        *_unseen(facts),
     )
     order = list(Severity)
     return tuple(sorted(found, key=lambda d: order.index(d.severity)))
@@ -199,7 +179,15 @@ def _services(facts: Facts) -> Iterator[Diagnosis]:
     agent, capture = facts.services.get("hactl-agent.service"), facts.services.get(CAPTURE)
     # The agent's unit starts it, so whether it is enabled says nothing.
     wanted = facts.in_cluster and agent is not None and (agent.enabled or agent.active)
-    if wanted and capture is not None and not capture.active:
+    if wanted and capture is None:
+        yield Diagnosis(
+            "doctor-capture-missing",
+            Severity.ERROR,
+            f"{CAPTURE} is not installed: persistent reservations are not carried over to other nodes",
+            f"put hactl's {CAPTURE} into /etc/systemd/system, then: systemctl daemon-reload; "
+            "systemctl restart hactl-agent",
+        )
+    elif wanted and capture is not None and not capture.active:
         yield Diagnosis(
             "doctor-service-down",
             Severity.ERROR,
@@ -332,13 +320,7 @@ def _multipath(facts: Facts) -> Iterator[Diagnosis]:
         )
 
 
-def _always(facts: Facts) -> Iterator[Diagnosis]:
-    yield Diagnosis(
-        "doctor-no-fencing",
-        Severity.WARNING,
-        "nobody fences a node that fails, and nobody takes over by itself",
-        "after the loss of a node make sure that it is off, then: hactl promote RESOURCE on a survivor",
-    )
+def _unseen(facts: Facts) -> Iterator[Diagnosis]:
     for what, why in facts.unseen:
         yield Diagnosis(
             "doctor-unseen",

@@ -10,6 +10,7 @@ from hactl.model.check_disks import disk_problems, pool_problems
 from hactl.model.check_exports import export_problems
 from hactl.model.check_leftovers import leftover_problems
 from hactl.model.desired import Leftover
+from hactl.model.fence import fence_problems
 from hactl.model.problem import Path, Problem, Unique
 from hactl.model.size import format_size
 from hactl.model.spec import ISCSI_PORT, ClusterSpec, IpAddress, ResourceSpec
@@ -42,6 +43,7 @@ def check(
     return (
         *_nodes(cluster),
         *_addresses(cluster),
+        *fence_problems(cluster.nodes),
         *_hosts(cluster),
         *_resources(cluster),
         *_volumes(cluster),
@@ -202,6 +204,13 @@ def _resources(cluster: ClusterSpec) -> Iterator[Problem]:
                 "port-taken",
                 f"port {resource.drbd_port} is {taken}'s",
                 "choose another port, or leave it out for 7000 + id",
+            )
+        if resource.failback and resource.preferred is None:
+            yield Problem(
+                (*base, "failback"),
+                "failback-nowhere",
+                f"{resource.name} prefers no node that it could go back to",
+                "name the preferred node, or leave failback out",
             )
         yield from _references((*base, "nodes"), "node", resource.nodes, nodes)
         yield from _references((*base, "hosts"), "host", resource.hosts, hosts)

@@ -102,6 +102,8 @@ def _text(name: str, value: Any) -> str:
         return "none"
     if isinstance(value, SecretStr):
         return "(secret)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if name == "size" and isinstance(value, int):
         return format_size(value)
     if isinstance(value, PoolSpec):

@@ -16,8 +16,9 @@ from hactl.model.difference import Difference, diff
 from hactl.model.edit_replace import replace
 from hactl.model.edit_resources import Serials
 from hactl.model.fill import fill
+from hactl.model.records import SETTINGS
 from hactl.model.size import format_size
-from hactl.model.spec import ClusterSpec, Frozen, HostSpec
+from hactl.model.spec import ClusterSpec, Frozen, HostSpec, NodeSpec
 
 __all__ = ["Difference", "diff", "draft", "dump", "replace"]
 
@@ -49,11 +50,11 @@ def draft(
 def dump(cluster: ClusterSpec, *, secrets: bool = False) -> str:
     """The cluster as a YAML text that, applied to it, changes nothing: :func:`draft` makes the same of it.
 
-    Without ``secrets`` it has no CHAP passwords, and draft takes them from the cluster. Serials that follow
+    Without ``secrets`` it has no passwords, and draft takes them from the cluster. Serials that follow
     from names are written out, so that they stay when the file is applied elsewhere.
     """
-    value: dict[str, Any] = _plain(cluster, include={"name", "iqn_prefix"})
-    value["nodes"] = [_plain(node) for node in cluster.nodes]
+    value: dict[str, Any] = _plain(cluster, include={"name", *SETTINGS})
+    value["nodes"] = [_node(node, secrets) for node in cluster.nodes]
     if cluster.hosts:
         value["hosts"] = [_host(host, secrets) for host in cluster.hosts]
     if cluster.resources:
@@ -75,8 +76,8 @@ def dump(cluster: ClusterSpec, *, secrets: bool = False) -> str:
     text = yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100
     )
-    has = any(host.chap for host in cluster.hosts)
-    head = "# CHAP passwords are in here: chmod 600 this file.\n" if secrets and has else ""
+    has = any(h.chap for h in cluster.hosts) or any(n.fencing and n.fencing.secrets for n in cluster.nodes)
+    head = "# Passwords are in here: chmod 600 this file.\n" if secrets and has else ""
     return head + text
 
 
@@ -94,6 +95,13 @@ def _plain(value: Frozen, **options: Any) -> dict[str, Any]:
 def _size(size: int) -> str | int:
     text = format_size(size)
     return int(text) if text.isdigit() else text
+
+
+def _node(node: NodeSpec, secrets: bool) -> dict[str, Any]:
+    value = _plain(node, exclude={"fencing": {"secrets"}})
+    if secrets and node.fencing is not None and node.fencing.secrets:
+        value["fencing"]["secrets"] = {k: s.get_secret_value() for k, s in node.fencing.secrets.items()}
+    return value
 
 
 def _host(host: HostSpec, secrets: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ itself only what it can tell in better words.
 
 from __future__ import annotations
 
+from hactl.model.edit_fencing import fence_device, remove_fencing, set_failover, set_fencing
 from hactl.model.edit_hosts import add_host, change_host, chap, export, remove_host, unexport
 from hactl.model.edit_nodes import (
     KEEP,
@@ -21,7 +22,7 @@ from hactl.model.edit_nodes import (
     remove_pool,
 )
 from hactl.model.edit_replicas import add_exporter, add_replica, remove_replica, replace_node
-from hactl.model.edit_resources import Serials, create_resource, delete_resource, set_preferred
+from hactl.model.edit_resources import Serials, create_resource, delete_resource, set_policy, set_preferred
 from hactl.model.edit_volumes import add_volume, grow_volume, remove_volume
 from hactl.model.leave import remove_leftovers
 from hactl.model.spec import Addresses
@@ -44,8 +45,10 @@ __all__ = [
     "create_resource",
     "delete_resource",
     "export",
+    "fence_device",
     "grow_volume",
     "new_cluster",
+    "remove_fencing",
     "remove_host",
     "remove_leftovers",
     "remove_node",
@@ -53,6 +56,9 @@ __all__ = [
     "remove_replica",
     "remove_volume",
     "replace_node",
+    "set_failover",
+    "set_fencing",
+    "set_policy",
     "set_preferred",
     "unexport",
 ]

@@ -26,6 +26,7 @@ def replace(desired: Desired, wanted: ClusterSpec, *, destroy: frozenset[str] = 
             f"this is cluster {current.name}, and the file is of cluster {wanted.name}",
             "is it the right file?",
         )
+    _failover(current, wanted)
     wanted_resources = {r.name: r for r in wanted.resources}
     known = {r.name: r for r in current.resources}
     left: list[Leftover] = []
@@ -58,6 +59,23 @@ def replace(desired: Desired, wanted: ClusterSpec, *, destroy: frozenset[str] = 
         _node(node, by_name.get(node.name), busy, used)
     new_state = dataclasses.replace(desired, cluster=wanted, leftovers=(*desired.leftovers, *left)).ordered()
     return desired if new_state.same(desired.ordered()) else new_state
+
+
+def _failover(current: ClusterSpec, wanted: ClusterSpec) -> None:
+    if wanted.pacemaker != current.pacemaker:
+        raise Refused(
+            "pacemaker-change",
+            f"whether cluster {current.name} has Pacemaker is decided when it is made",
+            f"write pacemaker: {str(current.pacemaker).lower()}, or leave it out",
+        )
+    if wanted.unfenced_promotion and not current.unfenced_promotion:
+        raise Refused(
+            "unfenced-promotion",
+            "a file cannot switch failover without fencing on: two nodes may then write to their copies "
+            "of the same data",
+            "leave unfenced_promotion out; give every node a fence device (hactl fencing set), or read what "
+            "this says first: hactl failover automatic --without-fencing",
+        )
 
 
 def _goes(current: ClusterSpec, old: ResourceSpec, new: ResourceSpec | None) -> Iterator[Leftover]:

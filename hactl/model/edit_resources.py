@@ -141,6 +141,18 @@ def set_preferred(desired: Desired, resource: str, node: str | None) -> Desired:
     return desired if new is spec else put_resources(desired, [new])
 
 
+def set_policy(
+    desired: Desired, resource: str, *, failback: bool | None = None, maintenance: bool | None = None
+) -> Desired:
+    """Whether it goes back to its preferred node by itself, and whether Pacemaker leaves it alone; None: as
+    it is."""
+    spec = find.resource(desired, resource)
+    given = {"failback": failback, "maintenance": maintenance}
+    parts = {name: value for name, value in given.items() if value is not None}
+    new = changed(spec, f"resource {resource}", **parts)
+    return desired if new is spec else put_resources(desired, [new])
+
+
 def delete_resource(desired: Desired, name: str, *, destroy: bool) -> Desired:
     """Without a resource: its nodes take it down, and with ``destroy`` remove its data."""
     spec = find.resource(desired, name)

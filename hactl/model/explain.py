@@ -15,6 +15,7 @@ from hactl.model.spec import (
     Addresses,
     ChapSpec,
     ClusterSpec,
+    FenceSpec,
     FilesPool,
     HostSpec,
     LvmPool,
@@ -34,6 +35,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("nodes", "pools", "lvm"): LvmPool,
     ("nodes", "pools", "lvm_thin"): LvmThinPool,
     ("nodes", "pools", "files"): FilesPool,
+    ("nodes", "fencing"): FenceSpec,
     ("hosts",): HostSpec,
     ("hosts", "chap"): ChapSpec,
     ("resources",): ResourceSpec,
@@ -171,13 +173,17 @@ def _problem(error: ErrorDetails, value: Value) -> Problem:
     if kind in ("too_long", "string_too_long"):
         what = "character" if kind == "string_too_long" else "item"
         return Problem(path, "too-long", f"has more than {context['max_length']} {what}s", "shorten it")
+    if kind == "bool_type":
+        return Problem(path, "wrong-type", f"{shown}must be true or false", "write one, without quotes")
     if kind == "string_pattern_mismatch":
         rule = _patterns(path) or f"must match {context['pattern']}"
         return Problem(path, "invalid", f"{shown}{rule}", "correct the value")
     return Problem(path, "invalid", error["msg"], "correct the value")
 
 
+_OPTION = "must be the name of an option: lower-case letters, digits and _, beginning with a letter"
 _PATTERNS = {
+    "agent": "must be the name of a fence agent, such as fence_ipmilan",
     "serial": "must be 32 hexadecimal digits in lower case",
     "vg": "must be the name of a volume group: letters, digits and _ . + -, not beginning with -",
     "thin_pool": "must be the name of a thin pool: letters, digits and _ . + -, not beginning with -",
@@ -186,6 +192,8 @@ _PATTERNS = {
 
 
 def _patterns(path: Path) -> str:
+    if path[-2:-1] in (("options",), ("secrets",)):
+        return _OPTION
     return _PATTERNS.get(str(path[-1]), "") if path else ""
 
 
@@ -208,11 +216,13 @@ def _at(value: Value, path: Path) -> Value:
     return value
 
 
+_HIDDEN = frozenset({"chap", "password", "mutual_password", "options", "secrets"})
+"""Where a secret is, or may have been put by mistake."""
+
+
 def _shown(value: Value, path: Path) -> str:
     """The value for a message that goes on with "must ..."; nothing where it is long, or may be a secret."""
-    if any(step in ("chap", "password", "mutual_password") for step in path) or isinstance(
-        value, dict | list
-    ):
+    if any(step in _HIDDEN for step in path) or isinstance(value, dict | list):
         return ""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return f"{text} " if 0 < len(text) <= 60 else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from hactl.model import allocate
 from hactl.model.desired import Desired
+from hactl.model.records import SETTINGS
 from hactl.model.spec import HostSpec, ResourceSpec, VolumeSpec
 from hactl.model.tree import Value
 
@@ -15,12 +16,13 @@ Mapping = dict[str, Value]
 
 
 def fill(value: Value, current: Desired, serial: Callable[[], str]) -> Value:
-    """The value with nodes' and resources' ids, IQNs, LUNs, serials, minors, ports and CHAP passwords where
-    they are left out. ``serial`` gives a new serial at each call."""
+    """The value with the cluster's settings, ids of nodes and resources, IQNs, LUNs, serials, minors, ports
+    and secrets where they are left out. ``serial`` gives a new serial at each call."""
     if not isinstance(value, dict):
         return value
-    prefix = current.cluster.iqn_prefix
-    filled = {**({"iqn_prefix": prefix} if prefix is not None else {}), **value}
+    cluster = current.cluster
+    settings = {name: getattr(cluster, name) for name in SETTINGS}
+    filled = {**{name: known for name, known in settings.items() if known not in (None, False)}, **value}
     for key, part in (
         ("nodes", _nodes(filled.get("nodes"), current)),
         ("hosts", _hosts(filled.get("hosts"), current)),
@@ -48,18 +50,25 @@ def _int(value: Value) -> int | None:
 
 
 def _nodes(value: Value, current: Desired) -> Value:
-    known = {n.name: n.id for n in current.cluster.nodes}
-    taken = {n for item in _mappings(value) if (n := _int(item.get("id"))) is not None} | set(known.values())
+    known = {n.name: n for n in current.cluster.nodes}
+    taken = {n for item in _mappings(value) if (n := _int(item.get("id"))) is not None}
+    taken |= {n.id for n in current.cluster.nodes}
 
     def one(item: Mapping) -> Mapping:
         name = item.get("name")
-        if "id" in item or not isinstance(name, str):
+        if not isinstance(name, str):
             return item
-        if name in known:
-            return {**item, "id": known[name]}
-        number = allocate.node_id(taken)
-        taken.add(number)
-        return {**item, "id": number}
+        old = known.get(name)
+        filled = dict(item)
+        if "id" not in item:
+            number = old.id if old is not None else allocate.node_id(taken)
+            filled["id"] = number
+            taken.add(number)
+        fencing = item.get("fencing")
+        if isinstance(fencing, dict) and "secrets" not in fencing and old is not None and old.fencing:
+            secrets: Mapping = {key: secret.get_secret_value() for key, secret in old.fencing.secrets.items()}
+            filled["fencing"] = {**fencing, "secrets": secrets}
+        return filled
 
     return _each(value, one)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from hactl.errors import Refused
 from hactl.model import explain, tree
 from hactl.model.check import Problem, check
+from hactl.model.fence import secret_like
 from hactl.model.spec import ClusterSpec
 
 TEXT = "<text>"
@@ -162,10 +163,9 @@ def _unreadable(path: Path, reason: str, hint: str) -> SpecError:
 
 
 def _has_secret(value: tree.Value) -> bool:
-    """Whether a CHAP password is anywhere in it, also where it does not belong."""
+    """Whether a secret is anywhere in it, also where it does not belong."""
     if isinstance(value, dict):
         return any(
-            (key in ("password", "mutual_password") and item is not None) or _has_secret(item)
-            for key, item in value.items()
+            (secret_like(key) and item not in (None, {})) or _has_secret(item) for key, item in value.items()
         )
     return isinstance(value, list) and any(_has_secret(item) for item in value)

@@ -4,45 +4,48 @@ Keys, below the cluster's prefix (:func:`prefix`):
 
     config                               generation and last change
     cluster                              cluster-wide settings
-    nodes/NAME                           a node
+    nodes/NAME                           a node, without its fence device's secrets
+    secrets/nodes/NAME                   those, if it has any
     hosts/NAME                           a host, without passwords
     secrets/hosts/NAME                   its CHAP passwords
     resources/NAME                       a resource with volumes, disks and exports
     leftovers/NODE/RESOURCE/VOLUME       what a node has still to take down
 
 Others (``members/``, ``observed/``, ``secrets/join/``) are none of this module's business. Values are JSON
-objects with ``schema``, a whole number that grows whenever a value may hold something that older readers do
-not know; names are in the key alone. What is as by default is left out, keys are sorted and nothing is
-indented, so that equal values are equal bytes.
+objects with ``schema``, a whole number that is greater where a value holds something that older readers do
+not know (:mod:`hactl.model.record`); names are in the key alone. What is as by default is left out, keys are
+sorted and nothing is indented, so that equal values are equal bytes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from hactl.errors import Refused
 from hactl.model.desired import Change, Desired, Leftover
+from hactl.model.record import Json, checked, damaged, decode, encode
 from hactl.model.spec import ClusterSpec, Frozen, HostSpec, Name, NodeSpec, ResourceSpec, VolumeNumber
-
-SCHEMA = 1
-"""The newest schema this version reads, and the one it writes, of all records."""
 
 CONFIG = "config"
 CLUSTER = "cluster"
 NODES = "nodes/"
 HOSTS = "hosts/"
 SECRETS = "secrets/hosts/"
+NODE_SECRETS = "secrets/nodes/"
 RESOURCES = "resources/"
 LEFTOVERS = "leftovers/"
+
+SETTINGS = frozenset({"iqn_prefix", "pacemaker", "unfenced_promotion", "manual_failover"})
+"""Fields of the cluster that have no key of their own."""
 
 RECENT = 32
 """How many ids of changes ``config`` remembers."""
 
+_KINDS = (NODES, NODE_SECRETS, HOSTS, SECRETS, RESOURCES, LEFTOVERS)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _NUMBER: TypeAdapter[int] = TypeAdapter(VolumeNumber)
 _SECRETS = ("password", "mutual_password")
@@ -58,9 +61,6 @@ class _Passwords(Frozen):
     mutual_password: SecretStr | None = None
 
 
-Json = dict[str, Any]
-
-
 def prefix(cluster: str) -> str:
     """What all keys of a cluster begin with."""
     return f"/hactl/{cluster}/"
@@ -68,7 +68,7 @@ def prefix(cluster: str) -> str:
 
 def is_desired(key: str) -> bool:
     """Whether a key (without the prefix) is a part of the desired state."""
-    return key in (CONFIG, CLUSTER) or key.startswith((NODES, HOSTS, SECRETS, RESOURCES, LEFTOVERS))
+    return key in (CONFIG, CLUSTER) or key.startswith(_KINDS)
 
 
 # Writing
@@ -78,11 +78,11 @@ def split(desired: Desired) -> dict[str, bytes]:
     """All records of a desired state but ``config``, by key."""
     records = {CLUSTER: _cluster(desired.cluster)}
     for node in desired.cluster.nodes:
-        records[NODES + node.name] = _named(node)
+        records.update(_node(node))
     for host in desired.cluster.hosts:
         records.update(_host(host))
     for resource in desired.cluster.resources:
-        records[RESOURCES + resource.name] = _named(resource)
+        records[RESOURCES + resource.name] = encode(_plain(resource, exclude={"name"}))
     for left in desired.leftovers:
         records[leftover_key(left)] = _leftover(left)
     return records
@@ -118,7 +118,7 @@ def _part(one: Desired, other: Desired) -> Desired:
 
 def config(generation: int, change: Change) -> bytes:
     """The record ``config``."""
-    return _bytes(
+    return encode(
         {
             "generation": generation,
             "id": change.id,
@@ -135,28 +135,27 @@ def leftover_key(left: Leftover) -> str:
     return f"{LEFTOVERS}{left.node}/{left.resource}/{left.volume}"
 
 
-def _bytes(value: Json) -> bytes:
-    text = json.dumps({"schema": SCHEMA, **value}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
-
-
 def _plain(value: Frozen, **options: Any) -> Json:
     return value.model_dump(mode="json", exclude_defaults=True, **options)
 
 
 def _cluster(cluster: ClusterSpec) -> bytes:
-    return _bytes(_plain(cluster, include={"iqn_prefix"}))
+    return encode(_plain(cluster, include=set(SETTINGS)))
 
 
-def _named(value: NodeSpec | ResourceSpec) -> bytes:
-    return _bytes(_plain(value, exclude={"name"}))
+def _node(node: NodeSpec) -> dict[str, bytes]:
+    records = {NODES + node.name: encode(_plain(node, exclude={"name": True, "fencing": {"secrets"}}))}
+    if node.fencing is not None and node.fencing.secrets:
+        secrets = {option: secret.get_secret_value() for option, secret in node.fencing.secrets.items()}
+        records[NODE_SECRETS + node.name] = encode({"fencing": secrets})
+    return records
 
 
 def _host(host: HostSpec) -> dict[str, bytes]:
-    records = {HOSTS + host.name: _bytes(_plain(host, exclude={"name": True, "chap": set(_SECRETS)}))}
+    records = {HOSTS + host.name: encode(_plain(host, exclude={"name": True, "chap": set(_SECRETS)}))}
     if host.chap is not None:
         secrets = {name: getattr(host.chap, name) for name in _SECRETS}
-        records[SECRETS + host.name] = _bytes(
+        records[SECRETS + host.name] = encode(
             {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
         )
     return records
@@ -166,7 +165,7 @@ def _leftover(left: Leftover) -> bytes:
     value = {
         f.name: getattr(left, f.name) for f in fields(left) if f.name not in ("node", "resource", "volume")
     }
-    return _bytes({name: part for name, part in value.items() if part is not None})
+    return encode({name: part for name, part in value.items() if part is not None})
 
 
 # Reading
@@ -191,7 +190,7 @@ class View:
         cluster = desired.cluster
         return View(
             cluster.name,
-            _plain(cluster, include={"iqn_prefix"}),
+            _plain(cluster, include=set(SETTINGS)),
             {n.name: n for n in cluster.nodes},
             {h.name: h for h in cluster.hosts},
             {r.name: r for r in cluster.resources},
@@ -249,19 +248,23 @@ def _reused(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _applied(view: View, changes: Mapping[str, bytes | None]) -> View:
     parts: dict[str, Any] = {}
-    nodes, resources, leftovers = dict(view.nodes), dict(view.resources), dict(view.leftovers)
+    resources, leftovers = dict(view.resources), dict(view.leftovers)
     hosts: set[str] = set()
+    nodes: set[str] = set()
     for key, value in changes.items():
         if key == CONFIG and value is not None:
             parts["generation"], parts["change"] = _read_config(key, value)
         elif key == CLUSTER:
-            parts["settings"] = {} if value is None else _read(key, value)
-        elif key.startswith(NODES):
-            parts["nodes"] = nodes
-            _put(nodes, _name(key, NODES), key, value, NodeSpec)
+            parts["settings"] = {} if value is None else decode(key, value)
+        elif key.startswith((NODES, NODE_SECRETS)):
+            nodes.add(_name(key, NODES if key.startswith(NODES) else NODE_SECRETS))
         elif key.startswith(RESOURCES):
             parts["resources"] = resources
-            _put(resources, _name(key, RESOURCES), key, value, ResourceSpec)
+            name = _name(key, RESOURCES)
+            if value is None:
+                resources.pop(name, None)
+            else:
+                resources[name] = _model(ResourceSpec, key, _read_named(key, value, name))
         elif key.startswith(LEFTOVERS):
             parts["leftovers"] = leftovers
             if value is None:
@@ -272,14 +275,33 @@ def _applied(view: View, changes: Mapping[str, bytes | None]) -> View:
             hosts.add(_name(key, HOSTS if key.startswith(HOSTS) else SECRETS))
     if hosts:
         parts["hosts"] = _hosts(view, changes, hosts)
+    if nodes:
+        parts["nodes"] = _nodes(view, changes, nodes)
     return replace(view, **parts)
 
 
-def _put(known: dict[str, Model], name: str, key: str, value: bytes | None, model: type[Model]) -> None:
-    if value is None:
-        known.pop(name, None)
-    else:
-        known[name] = _model(model, key, _read_named(key, value, name))
+def _nodes(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]) -> dict[str, NodeSpec]:
+    """Nodes with their secrets, as :func:`_hosts` does it."""
+    nodes = dict(view.nodes)
+    for name in names:
+        key, secret = NODES + name, NODE_SECRETS + name
+        old = nodes.pop(name, None)
+        known = _node(old) if old is not None else {}
+        value, secrets = changes.get(key, known.get(key)), changes.get(secret, known.get(secret))
+        if value is None:
+            if secrets is not None:
+                damaged(secret, f"there is no {key} that it belongs to")
+            continue
+        parts = _read_named(key, value, name)
+        fencing = parts.get("fencing")
+        if isinstance(fencing, dict) and "secrets" in fencing:
+            damaged(key, "it has a secret in it, which belongs elsewhere")
+        if secrets is not None:
+            if not isinstance(fencing, dict):
+                damaged(secret, f"{key} has no fence device that it belongs to")
+            parts["fencing"] = {**fencing, "secrets": _fence_secrets(secret, secrets)}
+        nodes[name] = _model(NodeSpec, key, parts)
+    return nodes
 
 
 def _hosts(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]) -> dict[str, HostSpec]:
@@ -293,16 +315,16 @@ def _hosts(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]
         value, secrets = changes.get(key, known.get(key)), changes.get(secret, known.get(secret))
         if value is None:
             if secrets is not None:
-                _damaged(secret, f"there is no {key} that it belongs to")
+                damaged(secret, f"there is no {key} that it belongs to")
             continue
         parts = _read_named(key, value, name)
         chap = parts.get("chap")
         if isinstance(chap, dict) and secrets is not None:
             if any(part in chap for part in _SECRETS):
-                _damaged(key, "it has a password in it, which belongs elsewhere")
+                damaged(key, "it has a password in it, which belongs elsewhere")
             parts["chap"] = {**chap, **dict(_passwords(secret, secrets))}
         elif chap is not None or secrets is not None:
-            _damaged(secret if chap is None else key, "CHAP credentials are only half there")
+            damaged(secret if chap is None else key, "CHAP credentials are only half there")
         hosts[name] = _model(HostSpec, key, parts)
     return hosts
 
@@ -319,104 +341,65 @@ def _desired(view: View, old: Desired | None, revision: int) -> Desired:
     if old is not None and before is not None and view.settings == before.settings and parts["nodes"]:
         cluster = old.cluster.model_copy(update=parts)
     else:
-        if view.settings.keys() & ClusterSpec.model_fields.keys() - {"iqn_prefix"}:
-            _damaged(CLUSTER, "it holds what has a key of its own")
+        if view.settings.keys() & ClusterSpec.model_fields.keys() - SETTINGS:
+            damaged(CLUSTER, "it holds what has a key of its own")
         cluster = _model(ClusterSpec, CLUSTER, {**view.settings, "name": view.cluster_name, **parts})
     leftovers = tuple(sorted(view.leftovers.values(), key=lambda left: left.key))
     return Desired(cluster, leftovers, view.generation, revision, view.change)
 
 
-def _read(key: str, value: bytes) -> Json:
-    """A record's parts but ``schema``."""
-    try:
-        parts = json.loads(value.decode(), parse_constant=_no_number, parse_float=_no_number)
-    except (ValueError, RecursionError):
-        _damaged(key, "it is not JSON")
-    if not isinstance(parts, dict):
-        _damaged(key, "it is not a JSON object")
-    schema = parts.pop("schema", None)
-    if type(schema) is not int or schema < 1:
-        _damaged(key, "it has no schema number")
-    if schema > SCHEMA:
-        raise Refused(
-            "schema-newer",
-            f"{key} in the store has schema {schema}, and this hactl reads up to {SCHEMA}: a newer one "
-            "wrote it",
-            "install the same hactl version on all nodes",
-        )
-    return parts
-
-
 def _read_named(key: str, value: bytes, name: str) -> Json:
-    parts = _read(key, value)
+    parts = decode(key, value)
     if "name" in parts:
-        _damaged(key, "it holds its name, which is in the key alone")
+        damaged(key, "it holds its name, which is in the key alone")
     return {**parts, "name": name}
 
 
 def _passwords(key: str, value: bytes) -> _Passwords:
     try:
-        return _Passwords.model_validate(_read(key, value))
+        return _Passwords.model_validate(decode(key, value))
     except ValidationError:
         # Not even which part is wrong: an unknown one may be a password that slipped.
-        _damaged(key, "it does not hold passwords as it should")
+        damaged(key, "it does not hold passwords as it should")
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(text[:20])
+def _fence_secrets(key: str, value: bytes) -> Json:
+    parts = decode(key, value)
+    secrets = parts.pop("fencing", None)
+    if parts or not isinstance(secrets, dict) or not all(isinstance(s, str) for s in secrets.values()):
+        damaged(key, "it does not hold secrets of a fence device as it should")
+    return secrets
 
 
 def _read_config(key: str, value: bytes) -> tuple[int, Change]:
-    parts = _read(key, value)
+    parts = decode(key, value)
     names = {"id": "id", "at": "changed_at", "who": "changed_by", "what": "what", "recent": "recent"}
     generation = parts.get("generation")
     if type(generation) is not int or generation < 1:
-        _damaged(key, "it has no generation")
-    change = _checked(_CHANGE.validate_python, key, {own: parts.get(name) for own, name in names.items()})
+        damaged(key, "it has no generation")
+    change = checked(_CHANGE.validate_python, key, {own: parts.get(name) for own, name in names.items()})
     return generation, change
 
 
 def _read_leftover(key: str, value: bytes) -> Leftover:
     steps = key.removeprefix(LEFTOVERS).split("/")
     if len(steps) != 3:
-        _damaged(key, "its key is not leftovers/NODE/RESOURCE/VOLUME")
-    parts = _read(key, value)
+        damaged(key, "its key is not leftovers/NODE/RESOURCE/VOLUME")
+    parts = decode(key, value)
     for name in ("disk", "device"):
         parts.setdefault(name, None)
-    node, resource = (_checked(_NAME.validate_python, key, step) for step in steps[:2])
-    number = _checked(_NUMBER.validate_python, key, steps[2])
+    node, resource = (checked(_NAME.validate_python, key, step) for step in steps[:2])
+    number = checked(_NUMBER.validate_python, key, steps[2])
     unknown = parts.keys() - {f.name for f in fields(Leftover)}
     if unknown:
-        _damaged(key, f"it has unknown parts: {', '.join(sorted(unknown))[:80]}")
+        damaged(key, f"it has unknown parts: {', '.join(sorted(unknown))[:80]}")
     whole = {**parts, "node": node, "resource": resource, "volume": number}
-    return _checked(_LEFTOVER.validate_python, key, whole)
+    return checked(_LEFTOVER.validate_python, key, whole)
 
 
 def _name(key: str, kind: str) -> str:
-    return _checked(_NAME.validate_python, key, key.removeprefix(kind))
+    return checked(_NAME.validate_python, key, key.removeprefix(kind))
 
 
 def _model(model: type[Model], key: str, parts: Json) -> Model:
-    return _checked(model.model_validate, key, parts)
-
-
-Checked = TypeVar("Checked")
-
-
-def _checked(validate: Callable[[Any], Checked], key: str, value: Any) -> Checked:
-    try:
-        return validate(value)
-    except ValidationError as error:
-        # Not pydantic's own text: it quotes the input, which may be a secret.
-        places = {".".join(str(step) for step in e["loc"])[:80] for e in error.errors(include_input=False)}
-        wrong = ", ".join(sorted(filter(None, places)))
-        _damaged(key, f"wrong or missing: {wrong}" if wrong else "its key or value is not valid")
-
-
-def _damaged(key: str, why: str) -> NoReturn:
-    raise Refused(
-        "record-damaged",
-        f"{key} in the store cannot be understood: {why}",
-        "something else than hactl wrote it: restore the store from a backup, or correct that key with "
-        "etcdctl",
-    )
+    return checked(model.model_validate, key, parts)

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
+    StrictBool,
     field_validator,
     model_validator,
 )
@@ -50,6 +51,20 @@ VolumeNumber = Annotated[int, BeforeValidator(volume_number), Field(ge=0, le=15,
 
 LunNumber = Annotated[int, Field(ge=0, le=16383, strict=True)]
 """A LUN: what fits into the flat addressing method (SAM-5 4.7.7.1)."""
+
+FenceOption = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+"""Name of a fence agent's option as its ``-o metadata`` has it."""
+
+
+def _plain_text(value: object) -> object:
+    """What YAML takes for a number or a truth where a fence agent reads text, as that text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
+
+
+FenceValue = Annotated[str, BeforeValidator(_plain_text)]
+"""Value of a fence agent's option."""
 
 
 class Frozen(BaseModel):
@@ -108,6 +123,17 @@ class PoolSpec(Frozen):
         return f"/dev/{vg}/{name}"
 
 
+class FenceSpec(Frozen):
+    """How the other nodes switch a node off: a fence agent (fence_ipmilan(8)) with its options by name.
+
+    ``secrets`` are the options whose values nobody else shall see: the agent gets those from a script.
+    """
+
+    agent: str = Field(pattern=r"^fence_[a-z0-9_]+$", max_length=64)
+    options: dict[FenceOption, FenceValue] = Field(default_factory=dict)
+    secrets: dict[FenceOption, SecretStr] = Field(default_factory=dict)
+
+
 class NodeSpec(Frozen):
     """A storage node. ``id`` is its target port group tag, 1 to 15, and never changes."""
 
@@ -116,6 +142,7 @@ class NodeSpec(Frozen):
     addresses: Addresses
     failure_domain: Name | None = None
     pools: tuple[PoolSpec, ...] = ()
+    fencing: FenceSpec | None = None
 
     def pool(self, name: str) -> PoolSpec:
         """The pool of that name; :class:`KeyError` if there is none."""
@@ -171,7 +198,8 @@ class ResourceSpec(Frozen):
 
     ``nodes`` are those that export it; those of them that volumes name a disk for hold a replica, the others
     export a gate that stays closed. ``hosts`` see every volume under the volume's own LUN, those in
-    ``exports`` the volumes named there, each under the LUN given there.
+    ``exports`` the volumes named there, each under the LUN given there. ``failback``: goes back to the
+    preferred node as soon as that is UpToDate. ``maintenance``: Pacemaker leaves it alone.
     """
 
     name: Name
@@ -183,6 +211,8 @@ class ResourceSpec(Frozen):
     exports: dict[Name, dict[VolumeNumber, LunNumber]] = Field(default_factory=dict)
     preferred: Name | None = None
     port: int | None = Field(default=None, ge=1024, le=65535, strict=True)
+    failback: StrictBool = False
+    maintenance: StrictBool = False
 
     @property
     def drbd_port(self) -> int:
@@ -208,10 +238,14 @@ class ResourceSpec(Frozen):
 
 
 class ClusterSpec(Frozen):
-    """The whole cluster."""
+    """The whole cluster. ``pacemaker``: made with Pacemaker. ``unfenced_promotion``: the operator wants nodes
+    to take over although one that is lost may not be really off; ``manual_failover``: wants none to do so."""
 
     name: Name
     iqn_prefix: InitiatorName | None = None
+    pacemaker: StrictBool = False
+    unfenced_promotion: StrictBool = False
+    manual_failover: StrictBool = False
     nodes: tuple[NodeSpec, ...] = Field(min_length=1)
     hosts: tuple[HostSpec, ...] = ()
     resources: tuple[ResourceSpec, ...] = ()

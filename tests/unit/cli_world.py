@@ -45,9 +45,10 @@ class World:
     state: MemoryState = field(default_factory=MemoryState)
     socket: Path = Path("/nonexistent/agent.sock")
     outputs: list[str] = field(default_factory=list)
+    cluster: str = CLUSTER
 
     def __post_init__(self) -> None:
-        asyncio.run(desired.create(self.store(), parse(CLUSTER), desired.Origin("n1")))
+        asyncio.run(desired.create(self.store(), parse(self.cluster), desired.Origin("n1")))
 
     def store(self) -> MemoryStore:
         return MemoryStore(self.state)

@@ -28,6 +28,8 @@ class FakeAgent:
         self.peer_reachable = True
         self.trouble = ""
         self.schema = 1
+        self.failover: dict[str, Any] | None = None
+        """What the cluster's document says of it; None: an agent of before, that says nothing."""
         self.orders: list[str] = []
         self.late: list[str] = []
         """Resources that come up one by one, with each look at the cluster."""
@@ -40,6 +42,7 @@ class FakeAgent:
         app.router.add_get("/v1/plan", self._plan)
         app.router.add_get("/v1/cluster", self._cluster)
         app.router.add_post("/v1/resources/{name}/{order}", self._order)
+        app.router.add_post("/v1/nodes/{name}/fence", self._fence)
         return app
 
     def status(self) -> dict[str, Any]:
@@ -86,11 +89,13 @@ class FakeAgent:
                     "nodes": ["n1", "n2"],
                     "replicas": ["n1", "n2"],
                     "preferred": None,
+                    "maintenance": False,
                     "active": [n for n in ("n1", "n2") if n == self.active[name]],
                 }
                 for name in self.roles
             ],
             "leftovers": [],
+            **({} if self.failover is None else {"failover": self.failover}),
         }
 
     def _resource(self, name: str, k: int) -> dict[str, Any]:
@@ -172,6 +177,10 @@ class FakeAgent:
             self.roles[name] = {"promote": "active", "demote": "demoted", "switchover": "standby"}[order]
         self.active[name] = {"promote": node, "demote": None, "switchover": "n2"}[order]
         return web.json_response({"done": order, "seconds": 0.25})
+
+    async def _fence(self, request: web.Request) -> web.Response:
+        self.orders.append(f"fence {request.match_info['name']}")
+        return web.json_response({"done": "fence", "seconds": 0.25})
 
 
 def _error(status: int, code: str, message: str, hint: str) -> web.Response:

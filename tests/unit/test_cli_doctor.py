@@ -82,9 +82,19 @@ def test_a_node_that_is_well_is_only_not_fenced() -> None:
             Severity.ERROR,
         ),
         (
-            {"services": {"hactl-agent.service": Service(False, True)}},
+            {
+                "services": {
+                    "hactl-agent.service": Service(False, True),
+                    "hactl-capture.service": Service(False, True),
+                }
+            },
             "doctor-service-not-enabled",
             Severity.WARNING,
+        ),
+        (
+            {"services": {"hactl-agent.service": Service(True, True)}},
+            "doctor-capture-missing",
+            Severity.ERROR,
         ),
         ({"services": {"multipathd.service": Service(True, True)}}, "doctor-multipath-here", Severity.NOTE),
         ({"certificates": certificate(fault="no PEM")}, "doctor-certificate-unreadable", Severity.ERROR),

@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hactl.errors import Refused
-from hactl.model import edit, records
+from hactl.model import edit, record, records
 from hactl.model.desired import Change, Desired
 from hactl.model.spec import ClusterSpec
 from tests.unit.desired_world import CLUSTER, FILES, THIN, cluster, serials
 
 CHANGE = Change("c1", "2026-03-01T12:00:00+00:00", "n1", "a test", ("c0", "c1"))
+
+
+DEVICE = edit.fence_device("fence_ipmilan", {"ip": "10.0.9.1"}, {"password": "bmc-secret"})
 
 
 def full() -> Desired:
@@ -26,7 +29,10 @@ def full() -> Desired:
     state = cluster()
     state = edit.add_pool(edit.add_pool(state, "n1", THIN), "n2", FILES)
     state = edit.change_node(state, "n1", failure_domain="rack-1")
-    state = replace(state, cluster=state.cluster.model_copy(update={"iqn_prefix": "iqn.2026-01.com.example"}))
+    settings = {"iqn_prefix": "iqn.2026-01.com.example", "pacemaker": True, "manual_failover": True}
+    state = replace(state, cluster=state.cluster.model_copy(update=settings))
+    state = edit.set_fencing(state, "n1", DEVICE)
+    state = edit.set_fencing(state, "n2", edit.fence_device("fence_sbd", {"devices": "/dev/sda1"}, {}))
     state = edit.create_resource(state, "r1", "1G", serial=new, pool="ssd", hosts=["h1"], port=9000)
     state = edit.add_volume(state, "r1", "2G", serial=new)
     state = edit.export(state, "r1", "h2", {1: 5})
@@ -72,6 +78,7 @@ def test_keys() -> None:
         "nodes/n3",
         "resources/r1",
         "secrets/hosts/h1",
+        "secrets/nodes/n1",
     ]
     assert all(records.is_desired(key) for key in stored())
 
@@ -128,9 +135,33 @@ def damaged(key: str, value: bytes, *, code: str = "record-damaged") -> str:
 
 @pytest.mark.parametrize("key", sorted(stored()))
 def test_a_newer_schema_is_refused_whatever_is_in_it(key: str) -> None:
-    message = damaged(key, b'{"schema":2,"shape":"new"}', code="schema-newer")
-    assert "schema 2" in message
-    assert f"up to {records.SCHEMA}" in message
+    newer = record.SCHEMA + 1
+    message = damaged(key, b'{"schema":%d,"shape":"new"}' % newer, code="schema-newer")
+    assert f"schema {newer}" in message
+    assert f"up to {record.SCHEMA}" in message
+
+
+def test_what_older_readers_know_is_written_as_they_know_it() -> None:
+    schemas = {key: json.loads(value)["schema"] for key, value in stored().items()}
+    new = {key for key, schema in schemas.items() if schema == 2}
+    assert new == {"cluster", "nodes/n1", "nodes/n2", "secrets/nodes/n1"}
+    assert {schemas[key] for key in schemas.keys() - new} == {1}
+    kept = edit.set_policy(edit.set_preferred(full(), "r1", "n1"), "r1", failback=True)
+    assert json.loads(records.split(kept)["resources/r1"])["schema"] == 2
+
+
+def test_secrets_of_a_fence_device_are_a_record_of_their_own() -> None:
+    old = full()
+    assert b"bmc-secret" not in b"".join(v for k, v in stored().items() if not k.startswith("secrets/"))
+    other = edit.fence_device("fence_ipmilan", {"ip": "10.0.9.1"}, {"password": "changed"})
+    new = edit.set_fencing(old, "n1", other)
+    assert sorted(records.differences(old, new)) == ["secrets/nodes/n1"]
+    assert records.apply(old, records.differences(old, new), 10).same(new)
+    gone = edit.remove_fencing(old, "n1")
+    changes = records.differences(old, gone)
+    assert sorted(changes) == ["nodes/n1", "secrets/nodes/n1"]
+    assert changes["secrets/nodes/n1"] is None
+    assert records.apply(old, changes, 10).same(gone)
 
 
 ODD = [
@@ -162,6 +193,12 @@ def test_what_is_not_a_record_is_refused(key: str, value: bytes) -> None:
         ("leftovers/n1/r2/00", b'{"schema":1}'),
         ("secrets/hosts/h9", b'{"schema":1,"password":"first-secret-1"}'),
         ("secrets/hosts/h2", b'{"schema":1,"password":"first-secret-1"}'),
+        ("secrets/nodes/n3", b'{"schema":2,"fencing":{"password":"bmc-secret"}}'),
+        ("secrets/nodes/n9", b'{"schema":2,"fencing":{"password":"bmc-secret"}}'),
+        ("secrets/nodes/n1", b'{"schema":2,"fencing":["bmc-secret"]}'),
+        ("secrets/nodes/n1", b'{"schema":2,"fencing":{"password":1}}'),
+        ("secrets/nodes/n1", b'{"schema":2,"fencing":{},"password":"bmc-secret"}'),
+        ("nodes/n2", b'{"schema":2,"id":2,"fencing":{"agent":"fence_sbd","secrets":{"password":"x"}}}'),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(key: str, value: bytes) -> None:

@@ -272,13 +272,13 @@ async def test_a_watch_parses_what_changed_only(monkeypatch: pytest.MonkeyPatch)
     async with aclosing(watch(store, CLUSTER, first)) as states:
         wanted = await made(store, lambda s: edit.export(s, "r50", "h1"), "n2")
         parsed: list[str] = []
-        really = records._read
+        really = records.decode
 
         def counted(key: str, value: bytes) -> Any:
             parsed.append(key)
             return really(key, value)
 
-        monkeypatch.setattr(records, "_read", counted)
+        monkeypatch.setattr(records, "decode", counted)
         seen = await anext(states)
     assert seen == wanted
     assert sorted(parsed) == ["config", "resources/r50"]
