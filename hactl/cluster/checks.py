@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
+from hactl.cluster import stack
 from hactl.cluster.draft import Draft
 from hactl.cluster.invite import JOIN_PORT
+from hactl.cluster.kit import Kit
 from hactl.cluster.layout import AGENT_PORT, AGENT_UNIT
 from hactl.cluster.machine import ETCD, Machine
 from hactl.cluster.node_config import CLIENT_PORT, PEER_PORT
-from hactl.cluster.services import Services
 from hactl.errors import Refused
 
 _PORTS = {
@@ -60,21 +60,32 @@ def refuse_unless_root(machine: Machine) -> None:
         raise Refused("not-root", "this changes the machine", "run it as root, or with sudo")
 
 
-async def check(draft: Draft, machine: Machine, services: Services, now: datetime, *, resumed: bool) -> None:
+async def check(draft: Draft, kit: Kit, *, resumed: bool, pacemaker: bool = False) -> None:
     """Raise what is in the way: one :class:`Refused`, or :class:`ChecksFailed` if there are several.
 
-    ``resumed``: this was begun before, so that its own services may hold its ports.
+    ``resumed``: this was begun before, so that its own services may hold its ports. ``pacemaker``: the
+    cluster is to have it.
     """
-    found = [f async for f in _findings(draft, machine, services, now, resumed)]
+    found = [f async for f in _findings(draft, kit, resumed)]
+    if pacemaker:
+        found += [f async for f in stack.obstacles(draft, kit, resumed=resumed)]
+    _raise(found)
+
+
+async def check_pacemaker(draft: Draft, kit: Kit, *, resumed: bool) -> None:
+    """Raise what is in the way of Corosync and Pacemaker alone, as :func:`check`."""
+    _raise([f async for f in stack.obstacles(draft, kit, resumed=resumed)])
+
+
+def _raise(found: Sequence[Refused]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
         raise ChecksFailed(found)
 
 
-async def _findings(
-    draft: Draft, machine: Machine, services: Services, now: datetime, resumed: bool
-) -> AsyncIterator[Refused]:
+async def _findings(draft: Draft, kit: Kit, resumed: bool) -> AsyncIterator[Refused]:
+    machine, services, now = kit.machine, kit.services, kit.now()
     here = await machine.addresses()
     a = draft.addresses
     for address in dict.fromkeys((a.cluster, a.replication, *a.storage)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from hactl.cluster import checks, invite, node_config, pki, unfinished
+from hactl.cluster import checks, invite, node_config, pki, stack, unfinished
 from hactl.cluster.draft import Draft
 from hactl.cluster.invite import Token
 from hactl.cluster.kit import Kit, Tell
@@ -25,8 +25,17 @@ LIFE = timedelta(hours=1)
 """Of an invitation, unless another time is asked for."""
 
 
-async def init(cluster: str, draft: Draft, kit: Kit, tell: Tell, *, iqn_prefix: str | None = None) -> Token:
-    """Make the cluster; the token with which two more nodes can join.
+async def init(
+    cluster: str,
+    draft: Draft,
+    kit: Kit,
+    tell: Tell,
+    *,
+    iqn_prefix: str | None = None,
+    pacemaker: bool = False,
+) -> Token:
+    """Make the cluster; the token with which two more nodes can join. ``pacemaker``: with Corosync and
+    Pacemaker.
 
     Everything is looked at before anything is changed: see :func:`hactl.cluster.checks.check`;
     ``already-in-cluster`` too.
@@ -36,20 +45,22 @@ async def init(cluster: str, draft: Draft, kit: Kit, tell: Tell, *, iqn_prefix: 
         f"cluster {cluster}",
         name=cluster,
         iqn_prefix=iqn_prefix,
+        pacemaker=pacemaker,
         nodes=(draft.node(1),),
     )
     if problems := check(spec):
         raise refusal(problems, "", spec.model_dump(mode="json"))
-    work = Unfinished(what="init", cluster=cluster, draft=draft)
+    work = Unfinished(what="init", cluster=cluster, draft=draft, pacemaker=pacemaker)
     checks.refuse_unless_root(kit.machine)
     again = unfinished.resumed(kit.layout, work)
     if not again:
         refuse_in_cluster(kit)
-    await checks.check(draft, kit.machine, kit.services, kit.now(), resumed=again)
+    await checks.check(draft, kit, resumed=again, pacemaker=pacemaker)
     if not again:
         set_aside_certificates(kit, tell)
         # Another cluster's, or an earlier life of this one, whose generations were higher.
         remove(kit.layout.desired_copy)
+        stack.forget_earlier(kit.layout)
         unfinished.save(kit.layout, work)
     address = draft.addresses.cluster
     tell("making the cluster's certificate authority, and this node's certificate")
@@ -62,8 +73,14 @@ async def init(cluster: str, draft: Draft, kit: Kit, tell: Tell, *, iqn_prefix: 
     try:
         tell("writing the first state of the cluster")
         await _first_state(store, spec)
+        if pacemaker:
+            stack.make_key(kit)
+            await stack.set_up(kit, spec, tell)
         tell(f"starting {AGENT_UNIT}")
         await kit.services.start(AGENT_UNIT)
+        if pacemaker:
+            # After the agent, which Pacemaker asks about everything.
+            await stack.start_pacemaker(kit, tell)
         token = await invite.create(
             store,
             cluster,

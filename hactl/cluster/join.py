@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import aiohttp
 from pydantic import Field, SecretStr, ValidationError
 
 from hactl.agents.errors_http import error_of
-from hactl.cluster import checks, node_config, pki, unfinished
+from hactl.cluster import checks, node_config, pki, stack, unfinished
 from hactl.cluster.draft import Draft
 from hactl.cluster.init import refuse_in_cluster, set_aside_certificates
 from hactl.cluster.invite import Token
@@ -21,7 +22,8 @@ from hactl.cluster.membership import Me, save_endpoints, take_part
 from hactl.cluster.node_config import NodeConfig, url
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import HactlError, Refused, Unknown
-from hactl.model.spec import Frozen, Name
+from hactl.model.spec import ClusterSpec, Frozen, Name
+from hactl.store import desired as desired_state
 
 SKEW = timedelta(minutes=5)
 SECONDS = 60.0
@@ -29,13 +31,14 @@ SECONDS = 60.0
 
 
 class Admission(Frozen):
-    """What a node is given when it is admitted; texts are PEM."""
+    """What a node is given when it is admitted; texts are PEM, the key of Corosync base64."""
 
     cluster: Name
     id: int
     certificate: str
     ca: str
     ca_key: SecretStr
+    corosync_key: SecretStr | None = None
     etcd: tuple[str, ...] = Field(min_length=1)
 
 
@@ -50,7 +53,7 @@ async def join(token: Token, draft: Draft, kit: Kit, tell: Tell) -> NodeConfig:
     again = unfinished.resumed(kit.layout, work)
     if not again:
         refuse_in_cluster(kit)
-    await checks.check(draft, kit.machine, kit.services, kit.now(), resumed=again)
+    await checks.check(draft, kit, resumed=again)
     if not kit.layout.node_file.exists():
         if not again and token.expires < kit.now():
             raise Refused(
@@ -59,11 +62,14 @@ async def join(token: Token, draft: Draft, kit: Kit, tell: Tell) -> NodeConfig:
                 "make another on a node of the cluster: hactl cluster invite",
             )
         tell(f"asking {token.address} to be let in")
-        ca = await _authority(token, draft, kit)
+        ca, pacemaker = await _authority(token, draft, kit)
+        if pacemaker:
+            await checks.check_pacemaker(draft, kit, resumed=again)
         if not again:
             set_aside_certificates(kit, tell)
             # Another cluster's, or an earlier life of this one, whose generations were higher.
             remove(kit.layout.desired_copy)
+            stack.forget_earlier(kit.layout)
             unfinished.save(kit.layout, work)
         try:
             admission = await _ask(token, draft, kit, ca)
@@ -93,23 +99,39 @@ async def complete(kit: Kit, tell: Tell) -> NodeConfig:
             "run it again as it was",
         )
     _, address = pki.names(kit.layout.certificates.certificate.read_bytes())
+    cluster = await _cluster(kit, config)
+    if cluster.pacemaker:
+        # First of all: the others expect it since they admitted this node, and count its vote as missing.
+        await stack.set_up(kit, cluster, tell)
     endpoints = await take_part(kit, Me(config.cluster, config.node, address), config.etcd, tell)
     save_endpoints(kit, config, endpoints)
     tell(f"starting {AGENT_UNIT}")
     await kit.services.start(AGENT_UNIT)
+    if cluster.pacemaker:
+        # After the agent, which Pacemaker asks about everything.
+        await stack.start_pacemaker(kit, tell)
     unfinished.done(kit.layout)
     return node_config.load(kit.layout.node_file)
 
 
-async def _authority(token: Token, draft: Draft, kit: Kit) -> str:
+async def _cluster(kit: Kit, config: NodeConfig) -> ClusterSpec:
+    store = kit.store(config)
+    try:
+        return (await desired_state.read(store, config.cluster)).cluster
+    finally:
+        await store.close()
+
+
+async def _authority(token: Token, draft: Draft, kit: Kit) -> tuple[str, bool]:
     """The authority's certificate (PEM) from the inviting node, which is believed only as its key is the one
-    that the token names; nothing is told to that node before."""
+    that the token names; nothing is told to that node before. And whether the cluster has Pacemaker, by that
+    node's word, for what is to be looked at here."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     told = await _request(token, draft, context, "GET", "/v1/ca", None)
     try:
-        ca, theirs = str(told["ca"]), float(told["now"])
+        ca, theirs, pacemaker = str(told["ca"]), float(told["now"]), told.get("pacemaker") is True
         right = pki.fingerprint(ca.encode()) == token.fingerprint
     except (KeyError, TypeError, ValueError, Refused) as error:
         raise Refused(
@@ -128,7 +150,7 @@ async def _authority(token: Token, draft: Draft, kit: Kit) -> str:
             f"the clocks of this machine and of {token.address} are {skew:.0f} s apart",
             "let both be kept by NTP: systemctl enable --now systemd-timesyncd (or chrony)",
         )
-    return ca
+    return ca, pacemaker
 
 
 async def _ask(token: Token, draft: Draft, kit: Kit, ca: str) -> Admission:
@@ -206,5 +228,7 @@ def _save(admission: Admission, draft: Draft, layout: Layout) -> None:
     write(layout.certificates.ca, admission.ca, 0o644)
     write(layout.authority_key, admission.ca_key.get_secret_value())
     write(layout.certificates.certificate, admission.certificate, 0o644)
+    if admission.corosync_key is not None:
+        stack.save_key(layout, base64.b64decode(admission.corosync_key.get_secret_value()))
     config = NodeConfig(cluster=admission.cluster, node=draft.name, etcd=admission.etcd)
     node_config.save(config, layout.node_file)

@@ -1,14 +1,16 @@
 """Lets machines in that have an invitation: HTTPS on the cluster address, without client certificates.
 
-``GET /v1/ca`` answers ``{schema, ca, now}`` to anybody: the authority's certificate, which the token has the
-fingerprint of. ``POST /v1/join`` takes ``{schema, id, secret, csr, node}``, with the secret, only after the
-asking side has checked this server's certificate against that authority, and answers ``{schema, cluster, id,
-certificate, ca, ca_key, etcd}``.
+``GET /v1/ca`` answers ``{schema, ca, now, pacemaker}`` to anybody: the authority's certificate, which the
+token has the fingerprint of. ``POST /v1/join`` takes ``{schema, id, secret, csr, node}``, with the secret,
+only after the asking side has checked this server's certificate against that authority, and answers
+``{schema, cluster, id, certificate, ca, ca_key, etcd}``, and ``corosync_key`` (base64) where the cluster has
+Pacemaker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import time
 from collections import OrderedDict
@@ -23,11 +25,12 @@ from pydantic import Field, SecretStr, ValidationError
 
 from hactl.agents import peer
 from hactl.agents.errors_http import as_json
-from hactl.cluster import invite, node_config, pki
+from hactl.cluster import corosync, invite, node_config, pki
 from hactl.cluster.draft import Draft
 from hactl.cluster.invite import JOIN_PORT
 from hactl.cluster.layout import Layout
 from hactl.errors import Failed, HactlError, Refused
+from hactl.model.desired import Desired
 from hactl.model.edit import add_node
 from hactl.model.spec import Frozen
 from hactl.store import desired as desired_state
@@ -85,9 +88,15 @@ class Door:
         self._one_by_one = asyncio.Lock()
 
     def authority(self) -> dict[str, Any]:
-        """The authority's certificate, and the time here (seconds since 1970, UTC)."""
+        """The authority's certificate, the time here (seconds since 1970, UTC), and whether a machine that
+        joins needs Pacemaker."""
         ca = (self._layout.certificates.ca).read_text(encoding="ascii")
-        return {"schema": SCHEMA, "ca": ca, "now": self._now().timestamp()}
+        return {
+            "schema": SCHEMA,
+            "ca": ca,
+            "now": self._now().timestamp(),
+            "pacemaker": self._layout.corosync_key.exists(),
+        }
 
     async def join(self, asked: JoinRequest, remote: str) -> dict[str, Any]:
         """Admit a machine: its use is counted, it is a node of the cluster, and gets a certificate. Asked
@@ -121,13 +130,7 @@ class Door:
             changed = await desired_state.change(
                 self._store,
                 config.cluster,
-                lambda now: add_node(
-                    now,
-                    node.name,
-                    node.addresses,
-                    failure_domain=node.failure_domain,
-                    pools=node.pools,
-                ),
+                lambda now: _with(now, node),
                 what=f"node {node.name} joined",
                 origin=Origin(config.node),
             )
@@ -135,6 +138,7 @@ class Door:
             certificate = authority.issue(public, node.name, node.addresses.cluster, now)
         _log.info("node admitted", node=node.name, address=str(node.addresses.cluster), invitation=asked.id)
         return {
+            **self._corosync(changed.cluster.pacemaker),
             "schema": SCHEMA,
             "cluster": config.cluster,
             "id": changed.cluster.node(node.name).id,
@@ -143,6 +147,26 @@ class Door:
             "ca_key": pki.key_pem(authority.key).decode(),
             "etcd": list(config.etcd),
         }
+
+    def _corosync(self, pacemaker: bool) -> dict[str, str]:
+        if not pacemaker:
+            return {}
+        try:
+            key = self._layout.corosync_key.read_bytes()
+        except OSError as error:
+            raise Failed(
+                "corosync-key",
+                f"this node has no key of Corosync's to hand on: {error}",
+                "join by another node",
+            ) from None
+        return {"corosync_key": base64.b64encode(key).decode()}
+
+
+def _with(now: Desired, node: Draft) -> Desired:
+    after = add_node(now, node.name, node.addresses, failure_domain=node.failure_domain, pools=node.pools)
+    if after.cluster.pacemaker:
+        corosync.links(after.cluster)  # refuses what Corosync could not do
+    return after
 
 
 def join_app(door: Door, limit: RateLimit | None = None) -> web.Application:

@@ -14,6 +14,7 @@ from hactl.cluster.layout import Layout
 from hactl.cluster.machine import LocalMachine, Machine
 from hactl.cluster.members import Members
 from hactl.cluster.node_config import NodeConfig
+from hactl.cluster.ring import CorosyncRing, Ring
 from hactl.cluster.services import Services, Systemd
 from hactl.runner import SubprocessRunner
 from hactl.store.etcd import EtcdStore, Tls
@@ -41,6 +42,7 @@ class Kit:
     layout: Layout
     machine: Machine
     services: Services
+    ring: Ring
     members: Callable[[Sequence[str]], Members]
     store: Callable[[NodeConfig], Store]
     now: Callable[[], datetime] = pki.utc_now
@@ -56,6 +58,7 @@ def real(layout: Layout | None = None) -> Kit:
         layout=where,
         machine=LocalMachine(runner),
         services=Systemd(runner, where),
+        ring=CorosyncRing(runner),
         members=lambda endpoints: GrpcMembers(endpoints, where.certificates),
         store=lambda config: open_store(config, where),
     )

@@ -14,6 +14,8 @@ ETCD_UNIT = "hactl-etcd.service"
 AGENT_UNIT = "hactl-agent.service"
 CAPTURE_UNIT = "hactl-capture.service"
 """Started by the agent's unit."""
+COROSYNC_UNIT = "corosync.service"
+PACEMAKER_UNIT = "pacemaker.service"
 AGENT_PORT = 7788
 """For the other nodes' agents, on the node's cluster address."""
 
@@ -53,6 +55,26 @@ class Layout:
     def etcd_data(self) -> Path:
         """etcd's data folder; it has ``member`` in it once etcd has started."""
         return self.root / "var/lib/hactl/etcd"
+
+    @property
+    def corosync_key(self) -> Path:
+        """The key that Corosync's nodes share: whoever has it can take part in the membership."""
+        return self.etc / "corosync.key"
+
+    @property
+    def corosync_file(self) -> Path:
+        """Corosync's settings: :mod:`hactl.cluster.corosync`."""
+        return self.root / "etc/corosync/corosync.conf"
+
+    @property
+    def corosync_before(self) -> Path:
+        """The settings that were there before this node was in a cluster of hactl's."""
+        return self.corosync_file.with_name("corosync.conf.before-hactl")
+
+    @property
+    def cib(self) -> Path:
+        """Pacemaker's folder with the cluster's configuration, and earlier ones."""
+        return self.root / "var/lib/pacemaker/cib"
 
     @property
     def desired_copy(self) -> Path:

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 from collections.abc import Collection, Sequence
 
-from hactl.cluster import checks, node_config, pki, unfinished
+from hactl.cluster import checks, node_config, pki, stack, unfinished
 from hactl.cluster.kit import Kit, Tell
 from hactl.cluster.layout import AGENT_UNIT, remove
 from hactl.cluster.members import (
@@ -59,6 +59,8 @@ async def only_here(kit: Kit, tell: Tell) -> None:
     """Stop what runs here and remove this node's settings, certificates and part of the store, and tell
     nobody: for a machine whose cluster is gone, or has removed it already."""
     checks.refuse_unless_root(kit.machine)
+    # Before the agent, without which Pacemaker cannot stop what it runs here.
+    await stack.stop_pacemaker(kit, tell)
     tell(f"stopping {AGENT_UNIT}")
     await kit.services.stop(AGENT_UNIT)
     fault = await kit.services.end_capture()
@@ -67,6 +69,7 @@ async def only_here(kit: Kit, tell: Tell) -> None:
         tell(
             f"LIO's directory may still have hactl's file system on it: {fault}; by hand: {' '.join(DETACH)}"
         )
+    await stack.take_down(kit, tell)
     tell("removing this node's part of the store, its certificates and settings")
     await remove_member_files(kit)
     shutil.rmtree(kit.layout.tls, ignore_errors=True)
@@ -143,6 +146,8 @@ async def _tell_cluster(config: NodeConfig, kit: Kit, tell: Tell, end_cluster: s
         elif own is not None:
             _refuse_fault(removal_fault(listed, await _answering(members, listed), own.id), config.node)
         unfinished.save(kit.layout, Unfinished(what="leave", cluster=config.cluster))
+        # While this node has a vote, and before the others drop it: one that they lose they would fence.
+        await stack.stop_pacemaker(kit, tell)
         if not last:
             tell(f"removing node {config.node} from the configuration")
             await _remove_from_desired(store, config, config.node, lost=False)

@@ -34,12 +34,16 @@ class Machine(Protocol):
         """Addresses that other machines can reach: no loopback and no link-local ones."""
         ...
 
-    def in_use(self, address: IpAddress, port: int) -> bool:
-        """Whether something listens on that TCP port of this address."""
+    def in_use(self, address: IpAddress, port: int, *, udp: bool = False) -> bool:
+        """Whether something listens on that port of this address."""
         ...
 
     def has_etcd(self) -> bool:
         """Whether etcd is installed."""
+        ...
+
+    def has_program(self, path: Path) -> bool:
+        """Whether there is such a program."""
         ...
 
     def installed(self) -> datetime:
@@ -76,20 +80,26 @@ class LocalMachine:
             if info.get("scope") == "global" and not info.get("temporary") and not info.get("deprecated")
         )
 
-    def in_use(self, address: IpAddress, port: int) -> bool:
+    def in_use(self, address: IpAddress, port: int, *, udp: bool = False) -> bool:
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as trial:
-            # Connections that have just ended must not count; a listener does all the same.
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+        with socket.socket(family, kind | socket.SOCK_CLOEXEC) as trial:
+            if not udp:
+                # Connections that have just ended must not count; a listener does all the same.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind((str(address), port))
-                trial.listen(1)
+                if not udp:
+                    trial.listen(1)
             except OSError as error:
                 return error.errno == errno.EADDRINUSE
         return False
 
     def has_etcd(self) -> bool:
-        return os.access(ETCD, os.X_OK)
+        return self.has_program(ETCD)
+
+    def has_program(self, path: Path) -> bool:
+        return os.access(path, os.X_OK)
 
     def installed(self) -> datetime:
         return datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)

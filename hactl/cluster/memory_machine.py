@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from hactl.model.spec import IpAddress, PoolSpec
 
@@ -16,6 +17,8 @@ class MemoryMachine:
         self.here = tuple(addresses)
         self.root = True
         self.etcd = True
+        self.missing: set[Path] = set()
+        """Programs that are not installed."""
         self.ports: set[tuple[IpAddress, int]] = set()
         self.pools: set[str] = set()
         """Names of pools that can be used."""
@@ -30,11 +33,14 @@ class MemoryMachine:
     async def addresses(self) -> tuple[IpAddress, ...]:
         return self.here
 
-    def in_use(self, address: IpAddress, port: int) -> bool:
+    def in_use(self, address: IpAddress, port: int, *, udp: bool = False) -> bool:  # noqa: ARG002 - as its protocol
         return (address, port) in self.ports
 
     def has_etcd(self) -> bool:
         return self.etcd
+
+    def has_program(self, path: Path) -> bool:
+        return path not in self.missing
 
     def installed(self) -> datetime:
         return self.since

@@ -7,8 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hactl.cluster.etcd_config import variables
-from hactl.cluster.layout import AGENT_UNIT, CAPTURE_UNIT, ETCD_UNIT, Layout
+from hactl.cluster.layout import (
+    AGENT_UNIT,
+    CAPTURE_UNIT,
+    COROSYNC_UNIT,
+    ETCD_UNIT,
+    PACEMAKER_UNIT,
+    Layout,
+)
 from hactl.cluster.members import NOT_YET, UNKNOWN, UNREACHABLE, Member, MemberStatus, majority
+from hactl.cluster.memory_ring import MemoryCorosync
+from hactl.cluster.services import SECONDS, Standing
 from hactl.errors import Refused, Unknown
 
 VERSION = "3.5.16"
@@ -183,8 +192,9 @@ class MemoryMembers:
 
 
 class MemoryServices:
-    """Keeps :class:`hactl.cluster.services.Services`: etcd's unit runs a server of :class:`MemoryEtcd`, the
-    agent's calls ``agent_start`` and ``agent_stop``."""
+    """Keeps :class:`hactl.cluster.services.Services`: etcd's unit runs a server of :class:`MemoryEtcd`, those
+    of Corosync and Pacemaker the node's in a :class:`MemoryCorosync`, the agent's calls ``agent_start`` and
+    ``agent_stop``."""
 
     def __init__(
         self,
@@ -192,12 +202,18 @@ class MemoryServices:
         etcd: MemoryEtcd,
         agent_start: Callable[[], Awaitable[None]],
         agent_stop: Callable[[], Awaitable[None]],
+        corosync: MemoryCorosync | None = None,
+        node: str = "n1",
     ) -> None:
         self.layout = layout
         self.etcd = etcd
-        self.units = {AGENT_UNIT}
+        self.corosync = MemoryCorosync() if corosync is None else corosync
+        self.node = node
+        self.units = {AGENT_UNIT, COROSYNC_UNIT, PACEMAKER_UNIT}
         self.enabled: set[str] = set()
         self.up: set[str] = set()
+        self.fallen: set[str] = set()
+        """Units that have failed."""
         self._agent = (agent_start, agent_stop)
 
     async def known(self, unit: str) -> bool:
@@ -210,11 +226,17 @@ class MemoryServices:
         self.enabled.add(unit)
         if unit in self.up and unit != ETCD_UNIT:
             return
+        if unit == PACEMAKER_UNIT:
+            await self.start(COROSYNC_UNIT)
+            self.corosync.start_pacemaker(self.node)
+        elif unit == COROSYNC_UNIT:
+            self.corosync.start(self.node, self.layout.corosync_file)
+        self.fallen.discard(unit)
         self.up.add(unit)
         if unit == ETCD_UNIT:
             # One that gave up is tried again by systemd: here with the next start.
             self.etcd.start(self.layout.etcd_file)
-        else:
+        elif unit == AGENT_UNIT:
             self.up.add(CAPTURE_UNIT)
             await self._agent[0]()
 
@@ -222,7 +244,7 @@ class MemoryServices:
         await self._down(unit)
         await self.start(unit)
 
-    async def stop(self, unit: str) -> None:
+    async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:  # noqa: ARG002 - as its protocol
         self.enabled.discard(unit)
         await self._down(unit)
 
@@ -233,8 +255,26 @@ class MemoryServices:
         if unit == ETCD_UNIT:
             value = variables(self.layout.etcd_file.read_text(encoding="utf-8"))
             self.etcd.stop(value["ETCD_LISTEN_CLIENT_URLS"])
+        elif unit == PACEMAKER_UNIT:
+            self.corosync.stop_pacemaker(self.node)
+        elif unit == COROSYNC_UNIT:
+            await self._down(PACEMAKER_UNIT)
+            self.corosync.stop(self.node)
         else:
             await self._agent[1]()
+
+    async def standing(self, *units: str) -> dict[str, Standing]:
+        return {unit: self._standing(unit) for unit in units}
+
+    def _standing(self, unit: str) -> Standing:
+        if unit in self.up:
+            return Standing.ACTIVE
+        return Standing.FALLEN if unit in self.fallen & self.enabled else Standing.STOPPED
+
+    async def revive(self, unit: str) -> None:
+        enabled = set(self.enabled)
+        await self.start(unit)
+        self.enabled = enabled
 
     async def end_capture(self) -> str:
         self.up.discard(CAPTURE_UNIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from importlib.resources import files
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from hactl.cluster.layout import CAPTURE_UNIT, ETCD_UNIT, Layout, write
 from hactl.errors import Failed, Unknown
 from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
 
+_ACTIVE = ("active", "activating", "reloading")
+SECONDS = 120.0
+"""For systemd to start or stop a unit."""
 DETACH = (sys.executable, "-m", "hactl.pr_sync.capture", "detach")
 
 
@@ -33,8 +37,8 @@ class Services(Protocol):
         """Stop it if it runs, and start it, without waiting until it is ready."""
         ...
 
-    async def stop(self, unit: str) -> None:
-        """Stop it, now and for good; one that is not there is no error."""
+    async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
+        """Stop it, now and for good, within so many seconds; one that is not there is no error."""
         ...
 
     async def end_capture(self) -> str:
@@ -42,9 +46,43 @@ class Services(Protocol):
         every write would wait otherwise. Why it could not be taken off; empty if it was, or was not there."""
         ...
 
+    async def standing(self, *units: str) -> dict[str, Standing]:
+        """How each of several units is, by name."""
+        ...
+
+    async def revive(self, unit: str) -> None:
+        """Start it, without waiting, and leave alone whether it is enabled."""
+        ...
+
     async def install(self) -> None:
         """See that systemd knows ``hactl-etcd.service`` as this hactl wants it."""
         ...
+
+
+_PROPERTIES = ("ActiveState", "UnitFileState", "ActiveEnterTimestampMonotonic")
+
+
+class Standing(Enum):
+    """How a unit is."""
+
+    ACTIVE = "active"
+    """It runs, or is about to."""
+    FALLEN = "fallen"
+    """It should run and does not: it is enabled, and has failed or was not started since the machine was."""
+    STOPPED = "stopped"
+    """It does not run, as somebody wants it, or as it is not enabled."""
+
+
+def standing(properties: str) -> Standing:
+    """How a unit is by its properties, one ``NAME=VALUE`` on a line."""
+    state = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
+    active = state.get("ActiveState")
+    if active in _ACTIVE:
+        return Standing.ACTIVE
+    # Stopped by somebody, it was active before; what a crash or a boot left has failed, or never was.
+    began = state.get("ActiveEnterTimestampMonotonic", "0") != "0"
+    fallen = active == "failed" or (active == "inactive" and not began)
+    return Standing.FALLEN if fallen and state.get("UnitFileState") == "enabled" else Standing.STOPPED
 
 
 class Systemd:
@@ -60,7 +98,7 @@ class Systemd:
 
     async def active(self, unit: str) -> bool:
         told = await self._ctl("show", "--property=ActiveState", "--value", unit)
-        return told.stdout.strip() in ("active", "activating", "reloading")
+        return told.stdout.strip() in _ACTIVE
 
     async def start(self, unit: str, *, wait: bool = True) -> None:
         await self._ctl("enable", unit)
@@ -71,9 +109,19 @@ class Systemd:
         await self._ctl("enable", unit)
         await self._ctl("restart", "--no-block", unit)
 
-    async def stop(self, unit: str) -> None:
+    async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
         if await self.known(unit):
-            await self._ctl("disable", "--now", unit)
+            await self._ctl("disable", "--now", unit, seconds=seconds)
+
+    async def standing(self, *units: str) -> dict[str, Standing]:
+        told = await self._ctl("show", f"--property={','.join(_PROPERTIES)}", *units)
+        blocks = told.stdout.strip().split("\n\n")
+        return {unit: standing(block) for unit, block in zip(units, blocks, strict=True)}
+
+    async def revive(self, unit: str) -> None:
+        # Not "enable": for units that have an init script too it changes files, which the agent may not.
+        await self._ctl("reset-failed", unit, check=False)
+        await self._ctl("start", "--no-block", unit)
 
     async def end_capture(self) -> str:
         if not await self.known(CAPTURE_UNIT):
@@ -96,9 +144,9 @@ class Systemd:
         write(own, text, 0o644)
         await self._ctl("daemon-reload")
 
-    async def _ctl(self, *words: str, check: bool = True) -> Completed:
+    async def _ctl(self, *words: str, check: bool = True, seconds: float = SECONDS) -> Completed:
         try:
-            return await self._runner.run(["systemctl", *words], timeout=120, check=check)
+            return await self._runner.run(["systemctl", *words], timeout=seconds, check=check)
         except FileNotFoundError:
             raise Failed("program-missing", "systemctl is not installed", "hactl needs systemd") from None
         except CommandTimeout as error:

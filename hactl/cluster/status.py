@@ -6,7 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-from hactl.cluster import node_config, pki, unfinished
+from hactl.cluster import node_config, pki, stack, unfinished
+from hactl.cluster.corosync import Whose, whose
 from hactl.cluster.kit import Kit
 from hactl.cluster.members import MEMBERS, Member, Members, MemberStatus, majority
 from hactl.cluster.node_config import PEER_PORT, NodeConfig, url
@@ -23,8 +24,10 @@ async def status(kit: Kit) -> dict[str, Any]:
     majority: what then is not known is null, and ``problems`` tells why.
 
     ``{schema, cluster, node, certificate: {until}, store: {majority, leader, members: [{name, id, url, voter,
-    answers, leader, version, db_size, problems}]}, nodes: [{name, id, address, member, agent}], problems}``;
-    ``agent``: ``{version, since}`` while the node's agent holds its lease, else null; ``db_size``: bytes.
+    answers, leader, version, db_size, problems}]}, nodes: [{name, id, address, member, agent}], corosync,
+    problems}``; ``agent``: ``{version, since}`` while the node's agent holds its lease, else null;
+    ``db_size``: bytes; ``corosync``: ``{links: [{number, nodes}]}`` with each other node's state on the
+    link by its name, null where the cluster has none.
     """
     config = node_config.load(kit.layout.node_file)
     problems: list[str] = []
@@ -42,6 +45,7 @@ async def status(kit: Kit) -> dict[str, Any]:
     leader = next((m["name"] for m in shown if m["leader"]), None)
     problems += [f"{m['name']}: {text}" for m in shown for text in m["problems"]]
     problems += _lacks(listed, told, desired, kit)
+    corosync = await _corosync(kit, desired, problems)
     return {
         "schema": SCHEMA,
         "cluster": config.cluster,
@@ -49,8 +53,27 @@ async def status(kit: Kit) -> dict[str, Any]:
         "certificate": {"until": _until(kit).isoformat(timespec="seconds")},
         "store": {"majority": has_majority, "leader": leader, "members": shown},
         "nodes": None if desired is None else [_node(n, listed, leases) for n in desired.cluster.nodes],
+        "corosync": corosync,
         "problems": problems,
     }
+
+
+async def _corosync(kit: Kit, desired: Desired | None, problems: list[str]) -> dict[str, Any] | None:
+    if whose(stack.read(kit.layout)) is not Whose.HACTL:
+        return None
+    try:
+        links = await kit.ring.links()
+    except HactlError as error:
+        problems.append(str(error))
+        return None
+    names = {} if desired is None else {n.id: n.name for n in desired.cluster.nodes}
+    shown: list[dict[str, Any]] = []
+    for link in links:
+        nodes = {names.get(number, str(number)): state for number, state in link.nodes.items()}
+        shown.append({"number": link.number, "nodes": nodes})
+        if broken := [f"{name} is {state}" for name, state in nodes.items() if state != "connected"]:
+            problems.append(f"Corosync's link {link.number}: {', '.join(broken)}")
+    return {"links": shown}
 
 
 def _until(kit: Kit) -> Any:

@@ -17,12 +17,14 @@ Work = Literal["init", "join", "leave"]
 
 
 class Unfinished(Frozen):
-    """``cluster`` is None while a join has not been told it. ``told``: the cluster has been told (leave)."""
+    """``cluster`` is None while a join has not been told it. ``told``: the cluster has been told (leave).
+    ``pacemaker``: the cluster gets Pacemaker too (init)."""
 
     what: Work
     cluster: Name | None
     draft: Draft | None = None
     told: bool = False
+    pacemaker: bool = False
 
 
 def load(layout: Layout) -> Unfinished | None:
@@ -60,7 +62,8 @@ def resumed(layout: Layout, work: Unfinished) -> bool:
     found = load(layout)
     if found is None:
         return False
-    if (found.what, found.draft) == (work.what, work.draft) and found.cluster in (work.cluster, None):
+    same = (found.what, found.draft, found.pacemaker) == (work.what, work.draft, work.pacemaker)
+    if same and found.cluster in (work.cluster, None):
         return True
     same = found.what == work.what and found.cluster in (work.cluster, None)
     how = "was begun with other options" if same else "was begun and is not finished"

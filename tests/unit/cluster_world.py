@@ -28,7 +28,8 @@ from hactl.cluster.layout import AGENT_UNIT, ETCD_UNIT, Layout
 from hactl.cluster.members import Members
 from hactl.cluster.memory_machine import MemoryMachine
 from hactl.cluster.memory_members import MemoryEtcd, MemoryMembers, MemoryServices
-from hactl.cluster.services import Services
+from hactl.cluster.memory_ring import MemoryCorosync, MemoryRing
+from hactl.cluster.services import SECONDS, Services, Standing
 from hactl.model.spec import Addresses
 from hactl.store.memory import MemoryStore
 from hactl.store.protocol import Put, Store
@@ -55,6 +56,7 @@ class Node:
             layout=layout,
             machine=self.machine,
             services=self.services,
+            ring=MemoryRing(self.world.corosync, self.name),
             members=lambda endpoints: self.world.members(endpoints, layout),
             store=lambda config: self.world.store(config, layout),
             waits=self.world.waits,
@@ -113,6 +115,7 @@ class World:
         self.network = network
         self.waits = Waits(pause=0.001, etcd=2.0, start=0.005)
         self.etcd = MemoryEtcd()
+        self.corosync = MemoryCorosync()
         self._state = MemoryStore()
         self.nodes: dict[str, Node] = {}
 
@@ -123,7 +126,7 @@ class World:
         return self.nodes[name]
 
     def services(self, layout: Layout, node: Node) -> Services:
-        return MemoryServices(layout, self.etcd, node.start_agent, node.stop_agent)
+        return MemoryServices(layout, self.etcd, node.start_agent, node.stop_agent, self.corosync, node.name)
 
     def members(self, endpoints: Sequence[str], _: Layout) -> Members:
         return MemoryMembers(self.etcd, endpoints)
@@ -175,9 +178,15 @@ class ProcessServices:
         await self.kill()
         await self.start(unit)
 
-    async def stop(self, unit: str) -> None:
+    async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
         self.enabled.discard(unit)
         await (self._node.stop_agent() if unit == AGENT_UNIT else self.kill())
+
+    async def standing(self, *units: str) -> dict[str, Standing]:
+        return {u: Standing.ACTIVE if await self.active(u) else Standing.STOPPED for u in units}
+
+    async def revive(self, unit: str) -> None:
+        await self.start(unit)
 
     async def end_capture(self) -> str:
         return ""

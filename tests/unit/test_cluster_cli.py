@@ -17,6 +17,7 @@ from hactl.cluster.kit import Kit
 from hactl.cluster.layout import Layout
 from hactl.cluster.memory_machine import MemoryMachine
 from hactl.cluster.memory_members import MemoryEtcd, MemoryMembers, MemoryServices
+from hactl.cluster.memory_ring import MemoryRing
 from hactl.model.names import address
 from hactl.store.memory import MemoryStore
 from tests.unit.cluster_world import allow_loopback, free_network
@@ -35,10 +36,12 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kit:
     async def nothing() -> None:
         pass
 
+    services = MemoryServices(layout, etcd, nothing, nothing)
     made = Kit(
         layout=layout,
         machine=MemoryMachine("n1", [address(ADDRESS)]),
-        services=MemoryServices(layout, etcd, nothing, nothing),
+        services=services,
+        ring=MemoryRing(services.corosync, "n1"),
         members=lambda endpoints: MemoryMembers(etcd, endpoints),
         store=lambda _: state.client(),
     )
@@ -54,6 +57,16 @@ def test_init_prints_one_command_with_the_token_out_of_argv(kit: Kit) -> None:
     token = invite.parse(command.split()[-1])
     assert (token.cluster, str(token.address)) == ("lab", ADDRESS)
     assert token.expires - pki.utc_now() < timedelta(hours=1)
+
+
+def test_init_sets_up_pacemaker_unless_it_shall_not(kit: Kit) -> None:
+    assert run.invoke(app, ["cluster", "init", "lab", "--without-pacemaker"]).exit_code == 0
+    assert not asyncio.run(kit.services.active("pacemaker.service"))
+    run.invoke(app, ["cluster", "leave", "--end-cluster", "lab"])
+    done = run.invoke(app, ["cluster", "init", "other"])
+    assert done.exit_code == 0, done.output
+    assert asyncio.run(kit.services.active("pacemaker.service"))
+    assert kit.layout.corosync_file.read_text().startswith("# Written by hactl")
 
 
 def test_status_and_invitations_as_json(kit: Kit) -> None:

@@ -16,16 +16,19 @@ from hactl.cluster import etcd_config, node_config, pki, unfinished
 from hactl.cluster.checks import ChecksFailed, check
 from hactl.cluster.draft import Draft, NodeOptions, draft, pool
 from hactl.cluster.etcd_config import MemberSettings, variables
+from hactl.cluster.kit import Kit
 from hactl.cluster.layout import AGENT_UNIT, CAPTURE_UNIT, Layout, write
 from hactl.cluster.members import Member, Step, majority, next_step, removal_fault
 from hactl.cluster.memory_machine import MemoryMachine
-from hactl.cluster.memory_members import MemoryEtcd, MemoryServices
+from hactl.cluster.memory_members import MemoryEtcd, MemoryMembers, MemoryServices
+from hactl.cluster.memory_ring import MemoryRing
 from hactl.cluster.node_config import NodeConfig
 from hactl.cluster.services import DETACH, Systemd
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import Refused
 from hactl.model.spec import Addresses
 from hactl.runner import CommandFailed, Completed
+from hactl.store.memory import MemoryStore
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 HERE = ip_address("10.0.0.1")
@@ -188,6 +191,19 @@ def services(tmp_path: Path) -> MemoryServices:
     return MemoryServices(Layout(tmp_path), MemoryEtcd(), nothing, nothing)
 
 
+def _kit(services: MemoryServices, machine: MemoryMachine) -> Kit:
+    etcd, state = services.etcd, MemoryStore()
+    return Kit(
+        layout=services.layout,
+        machine=machine,
+        services=services,
+        ring=MemoryRing(services.corosync, "n1"),
+        members=lambda endpoints: MemoryMembers(etcd, endpoints),
+        store=lambda _: state.client(),
+        now=lambda: NOW,
+    )
+
+
 def _draft(*pools: str) -> Draft:
     return draft(NodeOptions(pools=pools), "n1", [HERE])
 
@@ -195,7 +211,7 @@ def _draft(*pools: str) -> Draft:
 async def test_a_ready_machine_has_nothing_in_its_way(services: MemoryServices) -> None:
     machine = MemoryMachine("n1", [HERE])
     machine.pools = {"p"}
-    await check(_draft("p=lvm:vg"), machine, services, NOW, resumed=False)
+    await check(_draft("p=lvm:vg"), _kit(services, machine), resumed=False)
 
 
 async def test_everything_in_the_way_is_told_at_once(services: MemoryServices) -> None:
@@ -205,7 +221,7 @@ async def test_everything_in_the_way_is_told_at_once(services: MemoryServices) -
     machine.ports = {(HERE, 2379), (HERE, 7789)}
     services.units.clear()
     with pytest.raises(ChecksFailed) as failed:
-        await check(_draft("p=lvm:vg"), machine, services, NOW, resumed=False)
+        await check(_draft("p=lvm:vg"), _kit(services, machine), resumed=False)
     assert [f.code for f in failed.value.findings] == [
         "port-in-use", "port-in-use", "etcd-missing", "unit-missing", "clock-wrong", "pool-missing",
     ]  # fmt: skip
@@ -215,16 +231,16 @@ async def test_everything_in_the_way_is_told_at_once(services: MemoryServices) -
 async def test_one_thing_in_the_way_is_the_error_itself(services: MemoryServices) -> None:
     machine = MemoryMachine("n1", [ip_address("10.0.0.9")])
     with pytest.raises(Refused) as refused:
-        await check(_draft(), machine, services, NOW, resumed=False)
+        await check(_draft(), _kit(services, machine), resumed=False)
     assert refused.value.code == "address-not-here"
     services.up.add(AGENT_UNIT)
     with pytest.raises(Refused) as running:
-        await check(_draft(), MemoryMachine("n1", [HERE]), services, NOW, resumed=False)
+        await check(_draft(), _kit(services, MemoryMachine("n1", [HERE])), resumed=False)
     assert running.value.code == "agent-running"
     # Begun before, the agent and the ports are its own.
     machine = MemoryMachine("n1", [HERE])
     machine.ports = {(HERE, 2379)}
-    await check(_draft(), machine, services, NOW, resumed=True)
+    await check(_draft(), _kit(services, machine), resumed=True)
 
 
 # Members

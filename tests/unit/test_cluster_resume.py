@@ -15,8 +15,10 @@ from hactl.cluster.init import init
 from hactl.cluster.join import join
 from hactl.cluster.kit import Kit
 from hactl.cluster.leave import leave
+from hactl.cluster.stack_upkeep import StackUpkeep
 from hactl.cluster.status import status
 from hactl.errors import Refused
+from hactl.store import desired
 from tests.unit.cluster_world import Node, World, allow_loopback, free_network
 
 
@@ -85,6 +87,7 @@ def dangerous(kit: Kit, countdown: Countdown, monkeypatch: pytest.MonkeyPatch) -
     return replace(
         kit,
         services=wrap(kit.services),
+        ring=wrap(kit.ring),
         members=lambda endpoints: wrap(kit.members(endpoints)),
         store=lambda config: wrap(kit.store(config)),
     )
@@ -127,7 +130,7 @@ async def test_init_killed_anywhere_is_run_again(
 
         async def work(kit: Kit) -> Any:
             try:
-                return await init("lab", node.draft, kit, node.told.append)
+                return await init("lab", node.draft, kit, node.told.append, pacemaker=True)
             except Refused as error:
                 # Killed after the very end: there is nothing left to be run again.
                 if error.code != "already-in-cluster" or unfinished.load(kit.layout) is not None:
@@ -140,8 +143,11 @@ async def test_init_killed_anywhere_is_run_again(
         document = await status(world.node("n1").kit)
         assert document["problems"] == []
         assert [n["name"] for n in document["nodes"]] == ["n1"]
+        assert world.corosync.pacemakers == {"n1"}
+        assert world.corosync.quorate("n1")
         assert set(world.node("n1").files()) == {
-            "node.yaml", "etcd.conf", "tls/ca.crt", "tls/ca.key", "tls/node.crt", "tls/node.key",
+            "node.yaml", "etcd.conf", "corosync.key", "tls/ca.crt", "tls/ca.key", "tls/node.crt",
+            "tls/node.key",
         }  # fmt: skip
 
     assert await everywhere(worlds, prepare, "n1", after, monkeypatch) > 20
@@ -152,7 +158,7 @@ async def test_join_killed_anywhere_is_run_again(
 ) -> None:
     async def prepare(world: World) -> Callable[[Kit], Awaitable[Any]]:
         first, node = world.node("n1"), world.node("n2")
-        token = await init("lab", first.draft, first.kit, first.told.append)
+        token = await init("lab", first.draft, first.kit, first.told.append, pacemaker=True)
 
         async def work(kit: Kit) -> Any:
             try:
@@ -165,9 +171,18 @@ async def test_join_killed_anywhere_is_run_again(
         return work
 
     async def after(world: World) -> None:
-        document = await status(world.node("n2").kit)
+        first, node = world.node("n1"), world.node("n2")
+        store = node.kit.store(node.config())
+        cluster = (await desired.read(store, "lab")).cluster
+        await store.close()
+        await StackUpkeep("n1", cluster, first.kit).once()
+        document = await status(node.kit)
         assert document["problems"] == []
         assert {m["name"]: m["voter"] for m in document["store"]["members"]} == {"n1": True, "n2": True}
+        assert world.corosync.pacemakers == {"n1", "n2"}
+        assert world.corosync.quorate("n1")
+        assert world.corosync.quorate("n2")
+        assert world.corosync.fenced == []
         assert [(n["name"], n["id"]) for n in document["nodes"]] == [("n1", 1), ("n2", 2)]
 
     assert await everywhere(worlds, prepare, "n2", after, monkeypatch) > 20
@@ -178,7 +193,7 @@ async def test_leave_killed_anywhere_is_run_again(
 ) -> None:
     async def prepare(world: World) -> Callable[[Kit], Awaitable[Any]]:
         first, node = world.node("n1"), world.node("n2")
-        token = await init("lab", first.draft, first.kit, first.told.append)
+        token = await init("lab", first.draft, first.kit, first.told.append, pacemaker=True)
         await join(token, node.draft, node.kit, node.told.append)
 
         async def work(kit: Kit) -> Any:
@@ -194,6 +209,9 @@ async def test_leave_killed_anywhere_is_run_again(
     async def after(world: World) -> None:
         node: Node = world.node("n2")
         assert node.files() == {}
+        assert not node.kit.layout.corosync_file.exists()
+        assert set(world.corosync.servers) == {"n1"}
+        assert world.corosync.fenced == []
         assert not node.kit.layout.etcd_data.exists()
         document = await status(world.node("n1").kit)
         assert [m["name"] for m in document["store"]["members"]] == ["n1"]
@@ -205,7 +223,7 @@ async def test_leave_killed_anywhere_is_run_again(
 async def test_changes_of_members_whose_answers_are_lost(worlds: Callable[[], World]) -> None:
     world = worlds()
     first, node = world.node("n1"), world.node("n2")
-    token = await init("lab", first.draft, first.kit, first.told.append)
+    token = await init("lab", first.draft, first.kit, first.told.append, pacemaker=True)
     world.etcd.lose_answers = 2
     await join(token, node.draft, node.kit, node.told.append)
     assert world.etcd.calls.count("add") == 1
