@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
-from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
+from hactl.agents.peers import UNREACHABLE, Left, PeerResource, PeerService
 from hactl.errors import HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec
 
@@ -93,6 +93,11 @@ class MemoryPeers:
     async def announce(self, node: str, resource: str, active: str) -> None:
         await self._network.call(
             self._node, node, "announce", lambda s: s.on_announce(self._node, resource, active)
+        )
+
+    async def outdate(self, node: str, resource: str) -> Left:
+        return await self._network.call(
+            self._node, node, "outdate", lambda s: s.on_outdate(self._node, resource)
         )
 
     async def reserved(self, node: str, unit: str, index: int) -> None:

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from hactl.agents.errors_http import Handler, as_json, body_of, error_of
-from hactl.agents.peers import UNREACHABLE, PeerResource, PeerService
+from hactl.agents.peers import UNREACHABLE, Left, PeerResource, PeerService
 from hactl.agents.states import OrderedRole
 from hactl.cluster.certificates import Certificates
 from hactl.cluster.layout import AGENT_PORT
@@ -86,6 +86,13 @@ class HttpsPeers:
     async def announce(self, node: str, resource: str, active: str) -> None:
         body = {"active": active}
         await self._ask(node, "POST", f"resources/{resource}/announce", body, seconds=QUESTION)
+
+    async def outdate(self, node: str, resource: str) -> Left:
+        answer = await self._ask(node, "POST", f"resources/{resource}/outdate", {})
+        try:
+            return Left(answer["left"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise Unknown("peer-answer", f"an answer that is not understood: {error!r}") from error
 
     async def reserved(self, node: str, unit: str, index: int) -> None:
         await self._ask(node, "POST", f"units/{unit}/reserved", {"index": str(index)}, seconds=RESERVED + 1)
@@ -205,6 +212,10 @@ def app(service: PeerService, others: Callable[[], Collection[str]]) -> web.Appl
         await service.on_announce(caller(request), request.match_info["resource"], active)
         return web.json_response({})
 
+    async def outdate(request: web.Request) -> web.Response:
+        left = await _to_its_end(service.on_outdate(caller(request), request.match_info["resource"]))
+        return web.json_response({"left": left.value})
+
     async def reserved(request: web.Request) -> web.Response:
         (index,) = await body_of(request, "index")
         unit = request.match_info["unit"]
@@ -238,6 +249,7 @@ def app(service: PeerService, others: Callable[[], Collection[str]]) -> web.Appl
     application.router.add_post("/v1/peer/resources/{resource}/announce", announce)
     application.router.add_post("/v1/peer/resources/{resource}/switchover", switchover)
     application.router.add_post("/v1/peer/resources/{resource}/order", order)
+    application.router.add_post("/v1/peer/resources/{resource}/outdate", outdate)
     application.router.add_post("/v1/peer/units/{unit}/reserved", reserved)
     return application
 

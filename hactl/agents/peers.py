@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from hactl.agents.states import OrderedRole
@@ -18,6 +19,18 @@ ABORTED = "switchover-aborted"
 
 BUSY = "busy"
 """Code of the refusal that says: another operation on the resource is running."""
+
+
+class Left(StrEnum):
+    """What a node's disks are to another one that has lost it: they know that they are old (``outdated``),
+    hold nothing usable (``worse``), are not attached (``down``); or it is Primary, or DRBD there still calls
+    the other one connected."""
+
+    OUTDATED = "outdated"
+    WORSE = "worse"
+    DOWN = "down"
+    PRIMARY = "primary"
+    CONNECTED = "connected"
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,11 @@ class Peers(Protocol):
         """Tell a node which one is active now; that node tells the truth of it by asking the active one."""
         ...
 
+    async def outdate(self, node: str, resource: str) -> Left:
+        """This node has lost the connection to ``node``: have its disks remember that they are old, unless it
+        is Primary; may be repeated."""
+        ...
+
     async def reserved(self, node: str, unit: str, index: int) -> None:
         """Back when the node's kernel has what the PR log of a unit (its serial) says up to ``index``."""
         ...
@@ -100,6 +118,8 @@ class PeerService(Protocol):
     async def on_abort(self, caller: str, resource: str, handover: str) -> bool: ...
 
     async def on_announce(self, caller: str, resource: str, active: str) -> None: ...
+
+    async def on_outdate(self, caller: str, resource: str) -> Left: ...
 
     async def on_reserved(self, caller: str, unit: str, index: int) -> None: ...
 

@@ -12,8 +12,12 @@ from ipaddress import IPv6Address
 
 from hactl.errors import Failed, Refused
 from hactl.model.spec import ClusterSpec, NodeSpec, ResourceSpec, VolumeSpec
+from hactl.pacemaker.charge import fences
 
 Version = tuple[int, int, int]
+
+HANDLER = "/usr/lib/hactl/fence-peer"
+"""What DRBD runs when it needs to know what has become of a peer (``ocf/fence-peer``)."""
 
 _HEADER = "# Written by hactl; changes are overwritten."
 _ON = re.compile(r"^ {4}on (\S+) \{$")
@@ -40,7 +44,7 @@ def resource_of(name: str) -> str | None:
 
 
 def render(cluster: ClusterSpec, resource: ResourceSpec, version: Version) -> str:
-    """The resource file for a DRBD of that version.
+    """The resource file for a DRBD of that version; with DRBD's fencing where Pacemaker fences.
 
     There is deliberately no ``disk { size }``: the device takes what the smaller disk offers, and the gate
     above it cuts off at the volume's size, so that growing a volume is one change here and not two.
@@ -85,7 +89,7 @@ net {
     after-sb-1pri disconnect;
     after-sb-2pri disconnect;
     rr-conflict disconnect;
-    # A peer that is silent for 6 s (tenths of a second) is given up, so that writes go on without it.
+    # A peer that is silent for 6 s (tenths of a second) is given up%s.
     timeout 60;
     ping-int 3;
     ping-timeout 10;
@@ -93,15 +97,32 @@ net {
     # Resync skips blocks that are equal; the digest must be strong, since equal means not copied.
     csums-alg sha256;
     verify-alg crc32c;
-}
+%s}
 disk {
     # A failing disk is dropped, and I/O goes on with the peer's.
     on-io-error detach;
-}"""
+%s}"""
+
+_FENCING = """\
+    # I/O waits until the lost peer is known to be off, or to know that its data is old.
+    fencing resource-and-stonith;
+"""
+
+
+def _common(*, fencing: bool, disks_have_it: bool) -> Iterator[str]:
+    """The sections that are the same on all nodes. The policy belongs to the disks in DRBD 8.4, to the
+    connections in DRBD 9."""
+    after = ", and then asked after" if fencing else ", so that writes go on without it"
+    policy = _FENCING if fencing else ""
+    yield from (_NET % (after, *(("", policy) if disks_have_it else (policy, "")))).splitlines()
+    if fencing:
+        yield "handlers {"
+        yield f'    fence-peer "{HANDLER}";'
+        yield "}"
 
 
 def _lines84(cluster: ClusterSpec, resource: ResourceSpec) -> Iterator[str]:
-    yield from _NET.splitlines()
+    yield from _common(fencing=fences(cluster), disks_have_it=True)
     for name in resource.replicas:
         yield from _on(cluster.node(name), resource, with_id=False)
 
@@ -116,7 +137,7 @@ def _lines9(cluster: ClusterSpec, resource: ResourceSpec) -> Iterator[str]:
         yield "    # Initiators see a pause and not an error; fencing or the peers' return ends it."
         yield "    on-no-quorum suspend-io;"
     yield "}"
-    yield from _NET.splitlines()
+    yield from _common(fencing=fences(cluster), disks_have_it=False)
     for name in resource.nodes:
         yield from _on(cluster.node(name), resource, with_id=True)
     if len(resource.nodes) > 1:

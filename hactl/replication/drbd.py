@@ -304,12 +304,37 @@ class Drbd:
     async def _minors(self, name: str) -> list[str]:
         volumes = await self._volumes(name)
         if volumes is None:
-            raise Refused(
-                "drbd-not-configured",
-                f"resource {name} is not configured on node {self._node}",
-                "wait until the agent has written its configuration",
-            )
+            raise self._not_configured(name)
         return [str(volume.minor) for volume in volumes]
+
+    def _not_configured(self, name: str) -> Refused:
+        return Refused(
+            "drbd-not-configured",
+            f"resource {name} is not configured on node {self._node}",
+            "wait until the agent has written its configuration",
+        )
+
+    async def outdate(self, name: str) -> None:
+        for number, minor in await self._disks(name, DiskState.UP_TO_DATE, DiskState.CONSISTENT):
+            try:
+                await self._run(["drbdsetup", "outdate", minor], name)
+            except Refused:
+                # It may have got worse meanwhile, which is as good; but not Primary.
+                if (number, minor) in await self._disks(name, DiskState.UP_TO_DATE, DiskState.CONSISTENT):
+                    raise
+
+    async def _disks(self, name: str, *states: DiskState) -> list[tuple[int, str]]:
+        """Volumes whose disk is in one of ``states``, with their minors."""
+        state = await self._observe_one(name)
+        if state is None:
+            raise self._not_configured(name)
+        return [(n, str(v.minor)) for n, v in sorted(state.volumes.items()) if v.disk in states]
+
+    async def resume(self, name: str) -> None:
+        # The first one lets the whole resource go on (the flag is the resource's, drbd_nl.c
+        # drbd_adm_resume_io); each of them gives its own volume a new generation first.
+        for minor in await self._minors(name):
+            await self._run(["drbdsetup", "resume-io", minor], name)
 
     async def resize(self, name: str) -> None:
         await self._run(["drbdadm", "resize", name], name)

@@ -114,7 +114,7 @@ class MemoryDrbd:
         file = self._me.files.get(name)
         if file is None:
             raise Failed("drbd-failed", f"resource {name}: not defined in your config")
-        self.cluster.attach(self.node, file[1])
+        self.cluster.attach(self.node, file[1], fencing="fencing resource-and-stonith;" in file[0])
 
     async def down(self, name: str) -> None:
         instance = self._me.instances.get(name)
@@ -128,8 +128,10 @@ class MemoryDrbd:
                 for replica in instance.replicas.values():
                     if replica.disk is not None and replica.disk.metadata is not None:
                         replica.disk.metadata.outdated = True
+        before = self.cluster.before_loss()
+        self.cluster.fencing.note(self.node)
         del self._me.instances[name]
-        self.cluster.touch()
+        self.cluster.after_loss(before)
 
     async def skip_initial_sync(self, name: str, volumes: Collection[int]) -> None:
         state = (await self.observe()).get(name)
@@ -153,6 +155,8 @@ class MemoryDrbd:
 
     async def primary(self, name: str) -> None:
         instance = self._up(name)
+        if instance.role is not Role.PRIMARY:
+            await self.cluster.fencing.before_primary(self.node, name)
         nodes = self.cluster.reached(self.node, name)
         for peer in nodes:
             if peer != self.node and self.cluster.nodes[peer].instances[name].role is Role.PRIMARY:
@@ -169,6 +173,12 @@ class MemoryDrbd:
                     f"resource {name}: Need access to UpToDate data (-2)",
                     "connect a node whose data is up to date, or wait until the resync is done",
                 )
+        if instance.role is not Role.PRIMARY and self.cluster.fencing.unsettled(self.node, name):
+            raise Refused(
+                "drbd-peer-not-outdated",
+                f"resource {name}: Refusing to be Primary while peer is not outdated (-7)",
+                "fence the peer first",
+            )
         if not instance.quorum:
             raise Refused(
                 "drbd-no-quorum", f"resource {name}: No quorum (-22)", "bring back a majority of the nodes"
@@ -182,6 +192,22 @@ class MemoryDrbd:
         if any(r.opens for r in instance.replicas.values()):
             raise _in_use(name)
         instance.role = Role.SECONDARY
+        self.cluster.touch()
+
+    async def outdate(self, name: str) -> None:
+        instance = self._up(name)
+        if len(self.cluster.reached(self.node, name)) > 1:
+            return
+        if not self.cluster.fencing.outdate(instance):
+            raise Refused(
+                "drbd-not-uptodate",
+                f"resource {name}: Need access to UpToDate data (-2)",
+                "connect a node whose data is up to date, or wait until the resync is done",
+            )
+        self.cluster.touch()
+
+    async def resume(self, name: str) -> None:
+        self._up(name).frozen = False
         self.cluster.touch()
 
     async def resize(self, name: str) -> None:
@@ -232,7 +258,7 @@ class MemoryDrbd:
         return ResourceState(
             name=name,
             role=instance.role,
-            suspended="quorum" if self.cluster.suspended(self.node, name) else "no",
+            suspended=self.cluster.suspended(self.node, name),
             volumes={
                 number: Volume(
                     replica.minor,
@@ -249,7 +275,10 @@ class MemoryDrbd:
         state = self.cluster.connection(self.node, peer, name)
         if state is not ConnectionState.CONNECTED:
             off = {
-                n: PeerVolume(self.cluster.replication(self.node, peer, name, n), DiskState.UNKNOWN)
+                n: PeerVolume(
+                    self.cluster.replication(self.node, peer, name, n),
+                    self.cluster.fencing.peer_disk(self.node, peer, name, n),
+                )
                 for n in instance.replicas
             }
             return Connection(peer, state, Role.UNKNOWN, off)

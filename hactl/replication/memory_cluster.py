@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from hactl.errors import Failed, Refused
 from hactl.model.spec import ResourceSpec
 from hactl.replication import metadata
+from hactl.replication.memory_fencing import MemoryFencing
 from hactl.replication.memory_model import JUST_CREATED, Disk, Instance, MetaData, Node, Replica
 from hactl.replication.state import ConnectionState, DiskState, ReplicationState, Role
 
 Version = tuple[int, int, int]
+Before = dict[tuple[str, str], tuple[int, dict[tuple[str, int], DiskState]]]
+"""By node and resource: how many nodes it reached, and how the peers' disks were."""
 
 
 class MemoryDrbdCluster:
@@ -33,6 +36,7 @@ class MemoryDrbdCluster:
         """Called after every change, with the cluster as it is then."""
         self._changed = asyncio.Event()
         self._generations = itertools.count(1)
+        self.fencing = MemoryFencing(self)
 
     # Waiting for changes
 
@@ -65,10 +69,11 @@ class MemoryDrbdCluster:
 
     def crash(self, node: str) -> None:
         """Power off a node: what its kernel knows is gone, its disks and files remain."""
-        before = self._quorate()
+        before = self.before_loss()
+        self.fencing.note(node)
         self.nodes[node].alive = False
         self.nodes[node].instances.clear()
-        self._after_loss(before)
+        self.after_loss(before)
 
     def boot(self, node: str) -> None:
         """Power a node on again; nothing is up on it yet."""
@@ -86,9 +91,9 @@ class MemoryDrbdCluster:
         self.touch()
 
     def _lose(self, links: set[frozenset[str]]) -> None:
-        before = self._quorate()
+        before = self.before_loss()
         self._cut |= links
-        self._after_loss(before)
+        self.after_loss(before)
 
     # Disks and data
 
@@ -111,7 +116,9 @@ class MemoryDrbdCluster:
             return DiskState.DISKLESS
         if not data.consistent:
             return DiskState.INCONSISTENT
-        return DiskState.OUTDATED if data.outdated else DiskState.UP_TO_DATE
+        if data.outdated:
+            return DiskState.OUTDATED
+        return DiskState.CONSISTENT if replica.unsure else DiskState.UP_TO_DATE
 
     def open(self, node: str, resource: str, volume: int) -> None:
         """Open a volume's device for writing; refused on a secondary, as the kernel does with EROFS."""
@@ -127,10 +134,15 @@ class MemoryDrbdCluster:
             assert instance.replicas[volume].opens > 0, "closed more often than opened"
             instance.replicas[volume].opens -= 1
 
-    def suspended(self, node: str, resource: str) -> bool:
-        """I/O is held back for lack of quorum."""
+    def suspended(self, node: str, resource: str) -> str:
+        """Why I/O is held back, in DRBD's words; ``no`` if it is not."""
         instance = self.nodes[node].instances.get(resource)
-        return instance is not None and instance.role is Role.PRIMARY and not instance.quorum
+        if instance is None:
+            return "no"
+        reasons = ["fencing"] if instance.frozen else []
+        if instance.role is Role.PRIMARY and not instance.quorum:
+            reasons.append("quorum")
+        return ",".join(reasons) or "no"
 
     def write(self, node: str, resource: str, volume: int, block: int, value: str) -> None:
         """Write one block on the primary; returning means acknowledged, that is on every connected replica's
@@ -142,8 +154,9 @@ class MemoryDrbdCluster:
         self.replica(node, resource, volume)
         if self.nodes[node].instances[resource].role is not Role.PRIMARY:
             raise Refused("drbd-read-only", f"resource {resource} is not primary on node {node}")
-        if self.suspended(node, resource):
-            raise Refused("drbd-suspended", f"resource {resource} on node {node} is suspended: no quorum")
+        why = self.suspended(node, resource)
+        if why != "no":
+            raise Refused("drbd-suspended", f"resource {resource} on node {node} is suspended: {why}")
         reached = self._having(self._reached(node, resource), resource, volume)
         reached = [n for n in reached if self.replica(n, resource, volume).disk]
         states = {n: self.state_of(n, resource, volume) for n in reached}
@@ -235,6 +248,9 @@ class MemoryDrbdCluster:
         for a, b in itertools.combinations(self.nodes, 2):
             for name in [n for n in self.nodes[a].instances if self.linked(a, b, n)]:
                 self._handshake(a, b, name)
+                if self.linked(a, b, name):
+                    self.fencing.connected(a, b, name)
+                    self.fencing.connected(b, a, name)
         for node in self.nodes.values():
             for name, instance in node.instances.items():
                 reached = len(self._reached(node.name, name))
@@ -326,19 +342,23 @@ class MemoryDrbdCluster:
 
     # Quorum
 
-    def _quorate(self) -> dict[tuple[str, str], int]:
+    def before_loss(self) -> Before:
+        """How things are before connections are lost."""
         return {
-            (node.name, name): len(self._reached(node.name, name))
+            (node.name, name): (len(self._reached(node.name, name)), self.fencing.disks(node.name, name))
             for node in self.nodes.values()
             for name in node.instances
         }
 
-    def _after_loss(self, before: dict[tuple[str, str], int]) -> None:
+    def after_loss(self, before: Before) -> None:
         """Majority, as DRBD 9 counts it: who loses its peers one after the other stays quorate, who loses the
-        majority at once does not."""
-        for (node, name), reached in before.items():
+        majority at once does not. And fencing."""
+        for (node, name), (reached, disks) in before.items():
             instance = self.nodes[node].instances.get(name)
-            if instance is None or self.version < (9,) or len(self.members(instance.spec)) < 3:
+            if instance is None:
+                continue
+            self.fencing.disconnected(node, name, disks)
+            if self.version < (9,) or len(self.members(instance.spec)) < 3:
                 continue
             lost = reached - len(self._reached(node, name))
             if lost and 2 * (reached - lost) <= reached:
@@ -347,10 +367,11 @@ class MemoryDrbdCluster:
 
     # What the nodes' twins need
 
-    def attach(self, node: str, spec: ResourceSpec) -> Instance:
+    def attach(self, node: str, spec: ResourceSpec, *, fencing: bool = False) -> Instance:
         """Bring a resource, or what it lacks, up on a node: attach its disks, connect. A disk that cannot be
         attached is refused, and its volume stays up without it."""
         instance = self.nodes[node].instances.setdefault(spec.name, Instance(spec))
+        instance.fencing = fencing
         if not instance.replicas:
             instance.quorum = self.version < (9,) or len(self.members(spec)) < 3
         instance.standalone.clear()
@@ -365,7 +386,9 @@ class MemoryDrbdCluster:
             disk = None if path is None else self.disk(node, path)
             bad = bad or (disk is not None and not disk.failed and disk.metadata is None)
             usable = disk is not None and not disk.failed and disk.metadata is not None
-            instance.replicas[volume.number] = Replica(spec.minor(volume), disk if usable else None)
+            replica = Replica(spec.minor(volume), disk if usable else None)
+            instance.replicas[volume.number] = replica
+            self.fencing.attached(instance, node, volume.number, replica)
         if set(instance.replicas) != before:
             self.grow(node, spec.name)
         self.connect_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hactl.model.spec import ResourceSpec
-from hactl.replication.state import Role
+from hactl.replication.state import DiskState, Role
 
 JUST_CREATED = 0
 """The data generation of fresh meta-data."""
@@ -13,13 +13,15 @@ JUST_CREATED = 0
 
 @dataclass
 class MetaData:
-    """What outlives a crash. ``dirty`` holds the blocks a peer misses, or None for all of them."""
+    """What outlives a crash. ``dirty`` holds the blocks a peer misses, or None for all of them.
+    ``outdated_peers`` were known to be older when this node went down."""
 
     generation: int = JUST_CREATED
     ancestors: frozenset[int] = frozenset()
     consistent: bool = False
     outdated: bool = False
     dirty: dict[str, set[int] | None] = field(default_factory=dict)
+    outdated_peers: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -35,24 +37,32 @@ class Disk:
 
 @dataclass
 class Replica:
-    """One volume of a resource that is up on a node."""
+    """One volume of a resource that is up on a node. ``unsure``: its disk is Consistent, and whether it is
+    the newest is not known."""
 
     minor: int
     disk: Disk | None
     size: int | None = None
     opens: int = 0
     syncing_from: str | None = None
+    unsure: bool = False
 
 
 @dataclass
 class Instance:
-    """A resource that is up on a node."""
+    """A resource that is up on a node. ``fencing``: its policy is resource-and-stonith; ``frozen``: I/O is
+    suspended by that. ``lost``: what is known of volumes of peers that are not connected, if anything;
+    ``losses`` counts how often each connection was lost."""
 
     spec: ResourceSpec
     role: Role = Role.SECONDARY
     quorum: bool = True
     replicas: dict[int, Replica] = field(default_factory=dict)
     standalone: set[str] = field(default_factory=set)
+    fencing: bool = False
+    frozen: bool = False
+    lost: dict[tuple[str, int], DiskState] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

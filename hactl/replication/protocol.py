@@ -77,11 +77,24 @@ class Replication(Protocol):
         ...
 
     async def primary(self, name: str) -> None:
-        """Become primary; never forced."""
+        """Become primary; never forced. With DRBD's fencing, and a peer that is not connected and not known
+        to be outdated, the kernel first runs the handler (:data:`hactl.replication.config.HANDLER`), up to
+        four times, and refuses (``drbd-peer-not-outdated``) unless that settles it."""
         ...
 
     async def secondary(self, name: str) -> None:
         """Become secondary; refused while the device is open."""
+        ...
+
+    async def outdate(self, name: str) -> None:
+        """Have the local disks remember that their data may be old: what was UpToDate or Consistent is
+        Outdated, until a peer with good data connects. Refused while primary; without effect, and no error,
+        while connected; what is worse than Outdated, or has no disk, stays as it is."""
+        ...
+
+    async def resume(self, name: str) -> None:
+        """Let I/O go on that was suspended, with a new data generation where the peer's is left behind. Not
+        suspended is no error. Call it only when what it waits for is certain."""
         ...
 
     async def resize(self, name: str) -> None:

@@ -109,6 +109,11 @@ class ResourceState:
         """Every local disk is UpToDate."""
         return bool(self.volumes) and all(v.disk is DiskState.UP_TO_DATE for v in self.volumes.values())
 
+    def connected(self, peer: str) -> bool:
+        """The connection to a peer is up."""
+        connection = self.connections.get(peer)
+        return connection is not None and connection.state is ConnectionState.CONNECTED
+
     def peer_up_to_date(self, peer: str) -> bool:
         """The peer is connected and each of its disks is UpToDate as far as this node knows."""
         connection = self.connections.get(peer)

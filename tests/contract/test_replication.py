@@ -17,8 +17,8 @@ from typing import Protocol
 import pytest
 
 from hactl.errors import Refused
-from hactl.model.spec import Addresses, ClusterSpec, NodeSpec, ResourceSpec, VolumeSpec
-from hactl.replication import proc
+from hactl.model.spec import Addresses, ClusterSpec, FenceSpec, NodeSpec, ResourceSpec, VolumeSpec
+from hactl.replication import config, proc
 from hactl.replication.drbd import Drbd
 from hactl.replication.memory import MemoryDrbd
 from hactl.replication.memory_cluster import MemoryDrbdCluster
@@ -51,6 +51,12 @@ def specification(node: str, disk: str) -> tuple[ClusterSpec, ResourceSpec]:
     return ClusterSpec(name="contract", nodes=nodes, resources=(resource,)), resource
 
 
+def fenced(cluster: ClusterSpec) -> ClusterSpec:
+    """The same cluster with Pacemaker and a fence device for every node."""
+    nodes = tuple(n.model_copy(update={"fencing": FenceSpec(agent="fence_dummy")}) for n in cluster.nodes)
+    return cluster.model_copy(update={"pacemaker": True, "nodes": nodes})
+
+
 class Rig(Protocol):
     @property
     def drbd(self) -> Replication: ...
@@ -73,12 +79,34 @@ class Rig(Protocol):
         """Have the device open for writing."""
         ...
 
+    def answer(self, code: int) -> None:
+        """From now on this is what the fence-peer handler ends with."""
+        ...
+
+    def asked(self) -> int:
+        """How often the handler was run."""
+        ...
+
 
 class MemoryRig:
     def __init__(self) -> None:
         self.cluster, self.resource = specification("n1", "/dev/vdb")
         self.world = MemoryDrbdCluster(("n1", PEER))
         self.drbd = MemoryDrbd(self.world, "n1")
+        self.world.fencing.handlers["n1"] = self._handler
+        self.code = 1
+        self.runs = 0
+
+    async def _handler(self, resource: str, peer: str) -> int:
+        assert (resource, peer) == (NAME, PEER)
+        self.runs += 1
+        return self.code
+
+    def answer(self, code: int) -> None:
+        self.code = code
+
+    def asked(self) -> int:
+        return self.runs
 
     async def mark_disk(self) -> None:
         self.world.disk("n1", "/dev/vdb").signature = "ext4"
@@ -98,8 +126,11 @@ class MemoryRig:
 
 
 class RealRig:
-    def __init__(self, disk: str) -> None:
+    def __init__(self, disk: str, folder: Path) -> None:
         self.disk = disk
+        self.handler = folder / "fence-peer"
+        self.runs = folder / "runs"
+        self.runs.touch()
         self.cluster, self.resource = specification(os.uname().nodename, disk)
         self.runner = SubprocessRunner()
         self.drbd = Drbd(self.runner)
@@ -111,6 +142,15 @@ class RealRig:
         minor = self.resource.minor(self.resource.volumes[0])
         which = NAME if await self.drbd.version() >= (9,) else str(minor)
         await self.runner.run(["drbdsetup", "primary", "--force", which])
+
+    def answer(self, code: int) -> None:
+        self.handler.write_text(f'#!/bin/sh\necho "$DRBD_RESOURCE $DRBD_PEER" >>{self.runs}\nexit {code}\n')
+        self.handler.chmod(0o755)
+
+    def asked(self) -> int:
+        told = self.runs.read_text().splitlines()
+        assert set(told) <= {f"{NAME} {PEER}"}
+        return len(told)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -125,7 +165,9 @@ class RealRig:
         pytest.param("real", marks=pytest.mark.real),
     ]
 )
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Rig]:
     if request.param == "memory":
         yield MemoryRig()
         return
@@ -137,7 +179,8 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         with image.open("wb") as file:
             file.truncate(16 << 20)
         loop = (await runner.run(["losetup", "--find", "--show", str(image)])).stdout.strip()
-    real = RealRig(scratch or loop)
+    real = RealRig(scratch or loop, tmp_path)
+    monkeypatch.setattr(config, "HANDLER", str(real.handler))
     await runner.run(["wipefs", "--all", real.disk])
     try:
         yield real
@@ -291,6 +334,112 @@ async def test_roles(rig: Rig) -> None:
     await rig.drbd.primary(NAME)
     assert (await rig.drbd.observe())[NAME].role is Role.PRIMARY
     await rig.drbd.secondary(NAME)
+
+
+async def up_to_date_alone(rig: Rig) -> None:
+    """Secondary, with the only good disk there is, and fencing switched on after that."""
+    await bring_up(rig)
+    await rig.force_primary()
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.write_config(fenced(rig.cluster), rig.resource)
+    await rig.drbd.up(NAME)
+
+
+async def test_a_lone_disk_is_promoted_only_when_the_handler_settles_it(rig: Rig) -> None:
+    await up_to_date_alone(rig)
+    rig.answer(1)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.primary(NAME)
+    assert caught.value.code == "drbd-peer-not-outdated"
+    assert rig.asked() == 4
+    state = (await rig.drbd.observe())[NAME]
+    assert state.role is Role.SECONDARY
+    assert state.connections[PEER].volumes[0].disk is DiskState.UNKNOWN
+    rig.answer(7)
+    await rig.drbd.primary(NAME)
+    assert rig.asked() == 5
+    state = (await rig.drbd.observe())[NAME]
+    assert (state.role, state.suspended) == (Role.PRIMARY, "no")
+    assert state.connections[PEER].volumes[0].disk is DiskState.OUTDATED
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.primary(NAME)
+    assert rig.asked() == 5, "it is known already"
+
+
+async def test_a_primary_peer_outdates_this_one(rig: Rig) -> None:
+    await up_to_date_alone(rig)
+    rig.answer(6)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.primary(NAME)
+    assert caught.value.code == "drbd-not-uptodate"
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.OUTDATED
+
+
+async def test_outdated_is_remembered(rig: Rig) -> None:
+    await up_to_date_alone(rig)
+    rig.answer(7)
+    await rig.drbd.outdate(NAME)
+    await rig.drbd.outdate(NAME)
+    for _ in range(2):
+        assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.OUTDATED
+        with pytest.raises(Refused) as caught:
+            await rig.drbd.primary(NAME)
+        assert caught.value.code == "drbd-not-uptodate"
+        await rig.drbd.down(NAME)
+        await rig.drbd.up(NAME)
+    assert rig.asked() == 0, "it is of no use to ask"
+
+
+async def test_a_primary_is_not_outdated(rig: Rig) -> None:
+    await bring_up(rig)
+    await rig.force_primary()
+    with pytest.raises(Refused):
+        await rig.drbd.outdate(NAME)
+    state = (await rig.drbd.observe())[NAME]
+    assert state.role is Role.PRIMARY
+    assert state.up_to_date
+
+
+async def test_what_is_inconsistent_is_not_made_better_by_outdating(rig: Rig) -> None:
+    await bring_up(rig)
+    await rig.drbd.outdate(NAME)
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.INCONSISTENT
+
+
+async def test_after_a_restart_alone_it_is_not_known_to_be_the_newest(rig: Rig) -> None:
+    await up_to_date_alone(rig)
+    await rig.drbd.down(NAME)
+    await rig.drbd.up(NAME)
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.CONSISTENT
+    rig.answer(1)
+    with pytest.raises(Refused) as caught:
+        await rig.drbd.primary(NAME)
+    assert caught.value.code == "drbd-not-uptodate"
+    assert rig.asked() == 4
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.CONSISTENT
+
+
+async def test_who_knew_that_the_other_is_older_still_does_after_a_restart(rig: Rig) -> None:
+    await up_to_date_alone(rig)
+    rig.answer(4)
+    await rig.drbd.primary(NAME)
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.down(NAME)
+    await rig.drbd.up(NAME)
+    assert (await rig.drbd.observe())[NAME].up_to_date
+
+
+async def test_the_policy_changes_while_it_is_in_use(rig: Rig) -> None:
+    await bring_up(rig)
+    await rig.force_primary()
+    with rig.opened():
+        for cluster in (fenced(rig.cluster), rig.cluster):
+            await rig.drbd.write_config(cluster, rig.resource)
+            await rig.drbd.up(NAME)
+            assert await rig.drbd.configured(cluster, rig.resource)
+            state = (await rig.drbd.observe())[NAME]
+            assert (state.role, state.suspended) == (Role.PRIMARY, "no")
+    await rig.drbd.resume(NAME)
 
 
 async def test_roles_of_what_is_not_up(rig: Rig) -> None:

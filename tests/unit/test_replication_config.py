@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hactl.errors import Failed, Refused
+from hactl.model.spec import FenceSpec
 from hactl.replication import metadata
 from hactl.replication.config import LocalVolume, file_name, read_nodes, read_peer, render, resource_of
 from tests.unit.replication_spec import cluster, node, resource
@@ -43,6 +44,27 @@ def test_drbd_9_with_a_tiebreaker() -> None:
     assert "node-id 3;" in text
     assert "volume 0 { device minor 16; disk none; }" in text
     assert "connection-mesh { hosts n1 n2 n3; }" in text
+
+
+@pytest.mark.parametrize(("version", "section"), [(V84, "disk"), (V9, "net")])
+def test_fencing_while_pacemaker_fences(version: tuple[int, int, int], section: str) -> None:
+    spec = resource()
+    plain = cluster(spec)
+    nodes = tuple(n.model_copy(update={"fencing": FenceSpec(agent="fence_ipmilan")}) for n in plain.nodes)
+    fenced = plain.model_copy(update={"pacemaker": True, "nodes": nodes})
+    text = render(fenced, spec, version)
+    start = text.index(f"    {section} {{")
+    assert "fencing resource-and-stonith;" in text[start : text.index("    }", start)]
+    assert text.count("resource-and-stonith") == 1
+    assert '    handlers {\n        fence-peer "/usr/lib/hactl/fence-peer";\n    }\n' in text
+    assert set(read_nodes(text)) == {"n1", "n2"}
+    for without in (
+        plain,
+        fenced.model_copy(update={"nodes": (*nodes[:2], plain.nodes[2])}),
+        fenced.model_copy(update={"unfenced_promotion": True, "nodes": plain.nodes}),
+        fenced.model_copy(update={"manual_failover": True}),
+    ):
+        assert "fenc" not in render(without, spec, version)
 
 
 def test_drbd_9_with_two_nodes_has_no_quorum() -> None:

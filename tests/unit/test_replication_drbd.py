@@ -96,6 +96,8 @@ class FakeUtils:
                 pass
             case ("drbdsetup", "new-current-uuid", "--clear-bitmap", _):
                 pass
+            case ("drbdsetup", "outdate" | "resume-io", _):
+                pass
             case _:
                 return 20, "", f"unknown command {words}"
         return 0, "", ""
@@ -511,3 +513,45 @@ def ended(pidfd: int, seconds: float) -> bool:
 async def test_a_real_stream_ends_with_its_program() -> None:
     async with stream_lines(["echo", "one"]) as lines:
         assert [line async for line in lines] == ["one\n"]
+
+
+def dump(*disks: str) -> str:
+    """What events2 says of r0 with these disks, alone and Secondary."""
+    lines = ["exists resource name:r0 role:Secondary suspended:no"]
+    lines += [f"exists device name:r0 volume:{n} minor:{16 + n} disk:{d}" for n, d in enumerate(disks)]
+    return "\n".join([*lines, "exists -", ""])
+
+
+async def test_only_what_may_be_taken_for_good_is_outdated(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=3)
+    await drbd.write_config(cluster(spec), spec)
+    utils.dump = dump("UpToDate", "Inconsistent", "Consistent")
+    await drbd.outdate("r0")
+    assert [a[1:] for a in utils.argvs if a[1] == "outdate"] == [("outdate", "16"), ("outdate", "18")]
+
+
+async def test_a_refusal_to_outdate_is_told_while_the_disk_is_good(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource()
+    await drbd.write_config(cluster(spec), spec)
+    utils.dump = dump("UpToDate")
+    utils.refusals["outdate", "16"] = 17, "16: State change failed: (-2) Need access to UpToDate data\n"
+    with pytest.raises(Refused):
+        await drbd.outdate("r0")
+
+
+async def test_outdating_what_is_not_up(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    utils.refusals["events2", "--timestamps", "--statistics", "--now", "r0"] = 10, "r0: Failure: (158)\n"
+    with pytest.raises(Refused) as caught:
+        await drbd.outdate("r0")
+    assert caught.value.code == "drbd-not-configured"
+
+
+async def test_io_goes_on_with_a_new_generation_for_every_volume(tmp_path: Path) -> None:
+    drbd, utils = make(V84, tmp_path)
+    spec = resource(volumes=2)
+    await drbd.write_config(cluster(spec), spec)
+    await drbd.resume("r0")
+    assert [a[1:] for a in utils.argvs if a[1] == "resume-io"] == [("resume-io", "16"), ("resume-io", "17")]
