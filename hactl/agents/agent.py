@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from hactl.agents.document import node_document
+from hactl.agents.fence_peer import PeerFencing, outdate
 from hactl.agents.keeper import Keeper
 from hactl.agents.observe import Common, by_resource, observe_roles
-from hactl.agents.orders import Orders
-from hactl.agents.peers import ABORTED, BUSY, PeerResource
+from hactl.agents.ocf_orders import ClusterOrders
+from hactl.agents.peers import ABORTED, BUSY, Left, PeerResource
 from hactl.agents.plan import initial_sync_open
 from hactl.agents.resource import ROLES
 from hactl.agents.states import Aspect, OrderedRole, serving, unready
@@ -27,16 +28,19 @@ _PEERS_ASK = frozenset({Aspect.DRBD, Aspect.GATES})
 _log = structlog.get_logger("hactl.agent")
 
 
-class Agent(Orders):
+class Agent(ClusterOrders):
     """One node. ``start`` once, then ``attend`` again and again, ``update`` and orders at any time.
 
     Keeps :class:`hactl.agents.peers.PeerService` for the other agents.
     """
 
     _called_off: dict[str, deque[str]]
+    fencing: PeerFencing
 
     async def start(self) -> None:
         self._called_off = {}
+        self.fencing = PeerFencing(self)
+        self.reporters.append(self.fencing)
         await super().start()
 
     async def on_status(self, caller: str, only: Collection[str] = ()) -> dict[str, PeerResource]:  # noqa: ARG002 - all may know
@@ -58,6 +62,9 @@ class Agent(Orders):
                 fresh=tuple(sorted(initial_sync_open(observed))),
             )
         return views
+
+    async def on_outdate(self, caller: str, resource: str) -> Left:
+        return await outdate(self.keeper(resource), caller)
 
     async def on_reserved(self, caller: str, unit: str, index: int) -> None:  # noqa: ARG002 - all may ask
         await self.kit.standing.applied(unit, index)

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hactl.model.spec import POOL, ClusterSpec, HostSpec, PoolSpec, ResourceSpec
+from hactl.pacemaker.charge import fences
 
 Part = tuple[object, ...]
 
 
 @dataclass(frozen=True)
 class About:
-    """Everything in a specification that one resource on one node depends on."""
+    """Everything in a specification that one resource on one node depends on. ``fencing``: DRBD asks after
+    lost peers."""
 
     spec: ResourceSpec
     cluster: str
+    fencing: bool
     nodes: tuple[Part, ...]
     hosts: tuple[HostSpec | None, ...]
     pools: tuple[PoolSpec | None, ...]
@@ -44,6 +47,7 @@ def abouts(cluster: ClusterSpec, node: str) -> dict[str, About]:
         r.name: About(
             r,
             cluster.name,
+            fences(cluster),
             tuple(nodes[n] for n in r.nodes if n in nodes),
             tuple(hosts.get(h) for h in (*r.hosts, *r.exports)),
             used(r),

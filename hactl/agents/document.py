@@ -9,6 +9,7 @@ from hactl.agents.observe import EVERYTHING, NOTHING, Common
 from hactl.agents.plan import plan
 from hactl.agents.status import SCHEMA, node_status, resource_plan, resource_status, resource_unseen
 from hactl.errors import HactlError
+from hactl.pacemaker import charge
 
 if TYPE_CHECKING:
     from hactl.agents.keeper import Keeper
@@ -67,7 +68,8 @@ async def plan_document(agent: Upkeep) -> dict[str, Any]:
 
 async def cluster_document(agent: Upkeep) -> dict[str, Any]:
     """All nodes' documents (schema 1): ``nodes`` has ``{"node", "reachable", "status", "error"}`` of each,
-    ``resources`` what is specified, and on which node each is active by that node's own word."""
+    ``failover`` who takes over when one is lost, ``resources`` what is specified, and on which node each is
+    active by that node's own word."""
 
     async def ask(node: str) -> dict[str, Any]:
         found: dict[str, Any] = {"node": node, "reachable": False, "status": None, "error": None}
@@ -90,6 +92,7 @@ async def cluster_document(agent: Upkeep) -> dict[str, Any]:
         "schema": SCHEMA,
         "node": agent.node,
         "cluster": cluster.name,
+        "failover": charge.document(cluster),
         "generation": agent.desired.generation,
         "nodes": nodes,
         "resources": [
@@ -99,6 +102,7 @@ async def cluster_document(agent: Upkeep) -> dict[str, Any]:
                 "nodes": list(r.nodes),
                 "replicas": list(r.replicas),
                 "preferred": r.preferred,
+                "maintenance": r.maintenance,
                 "active": active.get(r.name, []),
             }
             for r in cluster.resources

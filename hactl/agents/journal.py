@@ -32,7 +32,7 @@ class Record:
 
     ``since`` is when the role was ordered, in seconds of the boot ``boot`` (see ``clock``). ``active_node``
     is the last node known to be active. ``fresh``: volumes whose meta-data this node created and that hold
-    no data yet.
+    no data yet. ``withdrawn``: Pacemaker has stopped the resource here: its port is shut until it is started.
     """
 
     role: OrderedRole
@@ -41,6 +41,7 @@ class Record:
     active_node: str | None = None
     handover: Handover | None = None
     fresh: frozenset[int] = frozenset()
+    withdrawn: bool = False
 
 
 class Journal(Protocol):
@@ -75,6 +76,7 @@ def encode(record: Record) -> str:
             "since": record.since,
             "active_node": record.active_node,
             "fresh": sorted(record.fresh),
+            "withdrawn": record.withdrawn,
             "switchover": None
             if handover is None
             else {"op": "switchover", "id": handover.id, "to": handover.to, "asked": handover.asked},
@@ -104,6 +106,8 @@ def decode(text: str, where: str) -> Record:
             since=float(value["since"]),
             active_node=value["active_node"],
             fresh=frozenset(int(n) for n in value["fresh"]),
+            # Not in what an agent without it wrote.
+            withdrawn=value.get("withdrawn", False) is True,
             handover=None
             if handover is None
             else Handover(id=str(handover["id"]), to=str(handover["to"]), asked=bool(handover["asked"])),

@@ -14,6 +14,7 @@ from hactl.alua.states import AccessState
 from hactl.backing.protocol import Backing
 from hactl.errors import HactlError, Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
+from hactl.pacemaker.protocol import Pacemaker
 from hactl.pr_sync.clear import Cleared
 from hactl.pr_sync.units import Unit
 from hactl.replication.blockdev import BlockDevices
@@ -94,18 +95,22 @@ class Standing:
     """What persistent reservations have to say in who may be active. ``unready``: why this node must not for
     a resource; ``confirm`` it with the store, given the nodes that are down; ``applied``: another node asks
     whether a unit has an entry of its log. ``reached``: how far each volume of a resource is here, for the
-    status document; ``clear`` takes a unit's registrations away on all nodes."""
+    status document; ``clear`` takes a unit's registrations away on all nodes. ``withdraw``: shut this node's
+    port of a resource and leave the members, for as long as its record says so; back when the port is shut.
+    ``rejoin``: the record does not say so any more; becoming a member again goes on by itself."""
 
     unready: Callable[[str], str | None] = lambda _: None
     confirm: Callable[[str, Iterable[str]], Awaitable[None]] = _nothing
     applied: Callable[[str, int], Awaitable[None]] = _none
     reached: Callable[[str], dict[str, dict[str, Any]]] = lambda _: {}
     clear: Callable[[Unit], Awaitable[Cleared]] = _kept_by_nobody
+    withdraw: Callable[[str], Awaitable[None]] = _nothing
+    rejoin: Callable[[str], Awaitable[None]] = _nothing
 
 
 @dataclass(frozen=True)
 class Kit:
-    """One node's adapters."""
+    """One node's adapters. ``pacemaker``: None where the cluster was made without."""
 
     drbd: Replication
     gates: Gates
@@ -116,6 +121,7 @@ class Kit:
     disks: BlockDevices
     backing: Backing
     standing: Standing = field(default_factory=Standing)
+    pacemaker: Pacemaker | None = None
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,15 @@ from hactl.agents.source import FileSource, Source, StoreSource
 from hactl.agents.status import own_node
 from hactl.backing.pools import Pools
 from hactl.cluster import node_config
+from hactl.cluster.stack_upkeep import StackUpkeep
 from hactl.errors import HactlError, Refused
 from hactl.model.desired import Desired, Leftover
 from hactl.model.leave import remove_leftovers
-from hactl.model.spec import IpAddress
+from hactl.model.spec import ClusterSpec, IpAddress
+from hactl.pacemaker.tools import Tools
+from hactl.pacemaker.upkeep import ConfigurationUpkeep
+from hactl.pr_sync.forgotten import forget
+from hactl.pr_sync.log import PrLog
 from hactl.replication.blockdev import LsblkDevices
 from hactl.replication.drbd import Drbd
 from hactl.runner import CommandFailed, CommandTimeout, Runner, SubprocessRunner
@@ -55,6 +60,9 @@ _FOLLOW = 5.0
 _CLEAN = 30.0
 """Seconds between two tries to clear leftovers away, without an event."""
 _log = structlog.get_logger("hactl.agent")
+
+Member = Membership | Admission | Keeping | StackUpkeep | ConfigurationUpkeep
+"""What runs beside the agent where it has a store."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ async def _run(spec_path: Path | None, socket: Path) -> None:
             server = None if certificates is None else certificates.server()
             peers = peer.HttpsPeers(client)
             exports = LioExports(fs, node)
-            agent = Agent(desired, node, _kit(runner, exports, node, peers))
+            pacemaker = None if place.store is None else Tools(runner)
+            agent = Agent(desired, node, _kit(runner, exports, node, peers, pacemaker))
             keeping = None
             if place.store is not None:
                 keeping = Keeping(agent, exports, place.store, fs, runner, door_secret())
@@ -138,7 +147,9 @@ def _own_node(desired: Desired) -> str:
         ) from None
 
 
-def _kit(runner: Runner, exports: LioExports, node: str, peers: peer.HttpsPeers) -> Kit:
+def _kit(
+    runner: Runner, exports: LioExports, node: str, peers: peer.HttpsPeers, pacemaker: Tools | None
+) -> Kit:
     return Kit(
         # A change of role that takes longer than a handover may last is of no use to it.
         drbd=Drbd(runner, node=node, role_timeout=8.0),
@@ -149,6 +160,7 @@ def _kit(runner: Runner, exports: LioExports, node: str, peers: peer.HttpsPeers)
         clock=BootClock(),
         disks=LsblkDevices(runner),
         backing=Pools(runner),
+        pacemaker=pacemaker,
     )
 
 
@@ -163,13 +175,21 @@ async def _serve(
 ) -> None:
     runners: list[web.AppRunner] = []
     listener = Listener(agent, contexts[1])
-    members: Sequence[Membership | Admission | Keeping] = ()
+    members: Sequence[Member] = ()
     agent.reporters.append(place.source)
+    told: list[Callable[[ClusterSpec], None]] = []
     if place.store is not None:
         shown = tuple(context for context in contexts if context is not None)
-        members = (_membership(agent, place.store), Admission(place.store, shown))
+        stack = StackUpkeep(agent.node, agent.cluster)
+        members = (_membership(agent, place.store), Admission(place.store, shown), stack)
+        told.append(stack.update)
+        if agent.kit.pacemaker is not None:
+            configuration = ConfigurationUpkeep(agent.node, agent.cluster, agent.kit.pacemaker)
+            members = (*members, configuration)
+            told.append(configuration.update)
         if keeping is not None:
             members = (*members, keeping)
+            told.append(keeping.service.update)
         agent.reporters.extend(members)
         agent.leftovers.done = _reporting(agent, place.store)
     try:
@@ -178,7 +198,7 @@ async def _serve(
         await listener.follow()
         notify("READY=1")
         _log.info("agent started", node=agent.node, resources=sorted(agent.keepers))
-        await keep(agent, stop, states, _followed(listener, agent, keeping), members)
+        await keep(agent, stop, states, _followed(listener, agent, told), members)
     finally:
         for site in runners:
             await site.cleanup()
@@ -205,13 +225,14 @@ def _membership(agent: Agent, store: Store) -> Membership:
 def _reporting(agent: Agent, store: Store) -> Done:
     async def done(gone: Sequence[Leftover]) -> None:
         names = ", ".join(f"{left.resource}/{left.volume}" for left in gone)
-        await change(
+        now = await change(
             store,
             agent.cluster.name,
             lambda now: remove_leftovers(now, gone),
             what=f"{agent.node} has removed what was left of {names}",
             origin=Origin(agent.node),
         )
+        await forget(PrLog(store, agent.cluster.name, agent.node), gone, now)
 
     return done
 
@@ -277,10 +298,12 @@ class Listener:
             self._runner = None
 
 
-def _followed(listener: Listener, agent: Agent, keeping: Keeping | None) -> Callable[[], Awaitable[None]]:
+def _followed(
+    listener: Listener, agent: Agent, told: Sequence[Callable[[ClusterSpec], None]]
+) -> Callable[[], Awaitable[None]]:
     async def follow() -> None:
-        if keeping is not None:
-            keeping.service.update(agent.cluster)
+        for tell in told:
+            tell(agent.cluster)
         await listener.follow()
 
     return follow
@@ -295,12 +318,13 @@ async def keep(
     stop: asyncio.Event,
     states: AsyncGenerator[Desired, None] | None = None,
     follow: Callable[[], Awaitable[None]] = _nothing,
-    members: Sequence[Membership | Admission | Keeping] = (),
+    members: Sequence[Member] = (),
 ) -> None:
     """Attend to everything at once, to what events are about, and to what is due after
     ``agent.next_pass()`` seconds; follow ``states``; until ``stop``."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(work(agent)) for work in (_watch, _loop, _clean)]
+        tasks.append(group.create_task(agent.fencing.run()))
         tasks += [group.create_task(member.run()) for member in members]
         if states is not None:
             tasks.append(group.create_task(_follow(agent, states, follow)))

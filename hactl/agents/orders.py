@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from hactl.agents import switchover
 from hactl.agents.keeper import Keeper
+from hactl.agents.ocf_move import moved
 from hactl.agents.resource import gone
 from hactl.agents.states import Aspect, OrderedRole
 from hactl.agents.upkeep import Upkeep
 from hactl.agents.views import successor
 from hactl.errors import Refused
+from hactl.pacemaker.charge import rules
 
 ORDERS = ("promote", "demote")
 """What may be ordered of another node's agent through this one."""
@@ -16,6 +18,13 @@ ORDERS = ("promote", "demote")
 
 class Orders(Upkeep):
     """Upkeep that takes orders, at any time."""
+
+    _moves: set[str]
+    """Resources that Pacemaker was asked to move."""
+
+    async def start(self) -> None:
+        self._moves = set()
+        await super().start()
 
     def keeper(self, resource: str) -> Keeper:
         """The keeper of a resource; :class:`Refused` (``unknown-resource``) if this node does not have it."""
@@ -42,17 +51,11 @@ class Orders(Upkeep):
     async def promote(self, resource: str) -> None:
         """Make this node active. After a failure of the active one; for a planned move see ``switchover``."""
         keeper = self.keeper(resource)
+        self._refuse_by_hand(resource)
         async with keeper.exclusive("promote"):
             await self.poll((resource,))
-            for node, view in sorted(self.views.items()):
-                seen = view.get(resource) if view is not None else None
-                if seen is not None and (seen.serving or seen.primary):
-                    raise Refused(
-                        "active-elsewhere",
-                        f"{resource} is active on {node}",
-                        f"hactl switchover {resource} --to {self.node}",
-                    )
-            await self._refuse_to_pass_over(keeper)
+            self.refuse_second(keeper)
+            await self.refuse_to_pass_over(keeper)
             # Whoever orders this knows that those which do not answer are down.
             down = [n for n in keeper.spec.nodes if n != self.node and self.views.get(n) is None]
             await self.kit.standing.confirm(resource, down)
@@ -62,7 +65,28 @@ class Orders(Upkeep):
                 self.touch(resource)
         self._announce(keeper)
 
-    async def _refuse_to_pass_over(self, keeper: Keeper) -> None:
+    def _refuse_by_hand(self, resource: str) -> None:
+        """:class:`Refused` (``pacemaker-in-charge``) if Pacemaker decides who is active."""
+        if rules(self.desired.cluster, resource):
+            raise Refused(
+                "pacemaker-in-charge",
+                f"Pacemaker decides where {resource} is active",
+                f"hactl switchover {resource} --to NODE moves it; crm node standby NODE clears a node; "
+                f"to do without Pacemaker for a while: hactl resource maintenance {resource} on",
+            )
+
+    def refuse_second(self, keeper: Keeper) -> None:
+        """:class:`Refused` if another node was heard to be active."""
+        for node, view in sorted(self.views.items()):
+            seen = view.get(keeper.name) if view is not None else None
+            if seen is not None and (seen.serving or seen.primary):
+                raise Refused(
+                    "active-elsewhere",
+                    f"{keeper.name} is active on {node}",
+                    f"hactl switchover {keeper.name} --to {self.node}",
+                )
+
+    async def refuse_to_pass_over(self, keeper: Keeper) -> None:
         """:class:`Refused` if a replica's node is alive and not connected: it may have acknowledged writes
         that this one has never seen, while each calls its own disk UpToDate."""
         observed = await keeper.observe(frozenset({Aspect.DRBD}))
@@ -81,6 +105,7 @@ class Orders(Upkeep):
     async def demote(self, resource: str) -> None:
         """Make this node not active; I/O is held for a while for whoever becomes active next."""
         keeper = self.keeper(resource)
+        self._refuse_by_hand(resource)
         async with keeper.exclusive("demote"):
             if keeper.record.role is OrderedRole.ACTIVE:
                 await keeper.become_demoted(handover=None)
@@ -99,6 +124,9 @@ class Orders(Upkeep):
         keeper = self.keeper(resource)
         if keeper.record.role is not OrderedRole.ACTIVE:
             await self._pass_on(resource, to, keeper, forward=forward)
+            return
+        if rules(self.desired.cluster, resource):
+            await moved(keeper, to, self._moves)
             return
         async with keeper.exclusive(f"switchover to {to}"):
             try:

@@ -84,6 +84,9 @@ class LocalResource:
         self.after_step = after_step
         self.lock = asyncio.Lock()
         self.operation: str | None = None
+        self.free = asyncio.Event()
+        """No order is being carried out."""
+        self.free.set()
         self.reason: str | None = None
         self.active_node = record.active_node
         self.adjusted = False
@@ -116,6 +119,7 @@ class LocalResource:
                 "try again when it has ended",
             )
         self.operation = operation
+        self.free.clear()
         try:
             async with self.lock:
                 if self.retired:
@@ -127,6 +131,7 @@ class LocalResource:
                     self.changes += 1
         finally:
             self.operation = None
+            self.free.set()
 
     # What it shall be
 

@@ -15,7 +15,10 @@ from aiohttp import web
 from hactl.agents.agent import Agent
 from hactl.agents.document import cluster_document, node_document, plan_document
 from hactl.agents.errors_http import Handler, as_json, body_of
+from hactl.agents.fence_peer import handler
+from hactl.agents.fencing import fence
 from hactl.agents.metrics import Metrics
+from hactl.agents.ocf import Ocf
 from hactl.agents.pr_document import clear_reservations
 from hactl.errors import Failed, HactlError, Refused, Unknown
 
@@ -31,6 +34,7 @@ class Api:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._metrics = Metrics()
+        self._ocf = Ocf(agent)
 
     def app(self, *, allowed: frozenset[int] = frozenset({0})) -> web.Application:
         """The application; ``allowed`` are the user ids that may ask anything."""
@@ -42,6 +46,10 @@ class Api:
         app.router.add_post("/v1/resources/{resource}/demote", self._demote)
         app.router.add_post("/v1/resources/{resource}/switchover", self._switchover)
         app.router.add_post("/v1/resources/{resource}/reservations/clear", self._clear)
+        app.router.add_post("/v1/nodes/{node}/fence", self._fence)
+        app.router.add_post("/v1/resources/{resource}/fence-peer", handler(self._agent.fencing))
+        app.router.add_post("/v1/ocf/{resource}/{action}", self._ocf_resource)
+        app.router.add_post("/v1/ocf-agent/{action}", self._ocf_agent)
         app.router.add_get("/metrics", self._metrics_page)
         return app
 
@@ -81,6 +89,18 @@ class Api:
         work = clear_reservations(self._agent, request.match_info["resource"], volume, by)
         return await self._order("clear reservations", work)
 
+    async def _fence(self, request: web.Request) -> web.Response:
+        return await self._order("fence", fence(self._agent, request.match_info["node"]))
+
+    async def _ocf_resource(self, request: web.Request) -> web.Response:
+        resource, action = request.match_info["resource"], request.match_info["action"]
+        answer = await self._ocf.resource(resource, action, await _form(request))
+        return web.Response(text=answer.text())
+
+    async def _ocf_agent(self, request: web.Request) -> web.Response:
+        answer = await self._ocf.agent(request.match_info["action"], await _form(request))
+        return web.Response(text=answer.text())
+
     async def _order(self, name: str, work: Awaitable[dict[str, Any] | None]) -> web.Response:
         began = time.monotonic()
         try:
@@ -98,6 +118,11 @@ class Api:
     async def _metrics_page(self, _: web.Request) -> web.Response:
         text = self._metrics.render(await self.status())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _form(request: web.Request) -> dict[str, str]:
+    """The fields of a form."""
+    return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
 
 
 def _only(allowed: frozenset[int]) -> Any:

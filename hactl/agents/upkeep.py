@@ -83,8 +83,8 @@ class Upkeep(Following):
 
     # Passes
 
-    async def poll(self, names: Collection[str] = ()) -> None:
-        """Ask every other agent how it is, with all its resources, or these."""
+    async def poll(self, names: Collection[str] = (), nodes: Collection[str] | None = None) -> None:
+        """Ask every other agent, or those of ``nodes``, how it is, with all its resources, or these."""
 
         async def ask(node: str) -> None:
             # One that did not answer last time tells everything.
@@ -107,7 +107,7 @@ class Upkeep(Following):
             else:
                 self.views[node] = None if answer is None or only else answer
 
-        await asyncio.gather(*(ask(node) for node in tuple(self.views)))
+        await asyncio.gather(*(ask(node) for node in tuple(self.views) if nodes is None or node in nodes))
 
     async def reconcile(self) -> None:
         """One pass over everything; what fails is logged, kept as the resource's reason, and tried again."""

@@ -17,6 +17,7 @@ collect_ignore = ["long", "more"]
 """Only if they are named on the command line."""
 ORDER = (
     "test_lab",
+    "test_bmc",
     "test_contracts",
     "test_commands",
     "test_host_script",
@@ -30,6 +31,7 @@ ORDER = (
     "test_pr_kills",
     "test_take_over",
     "test_reservation_faults",
+    "test_failover",
 )
 """One boot serves all files; each begins with what the one before it left."""
 

@@ -1,0 +1,141 @@
+"""What every fault happens to: a cluster that Pacemaker rules, a host that writes and holds a reservation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lab import failover, story
+from lab.api import Lab, Machine
+from lab.watch import Watch
+from tests.lab.test_reservations import (
+    KEYS,
+    TYPE,
+    path_of,
+    pr_out,
+    register,
+    seen_through_both,
+    shown,
+    without_generation,
+)
+
+BOTH = "drbdadm dstate r0 | grep -x UpToDate/UpToDate"
+SECONDS = 420
+"""For what takes a machine's boot: its time is slow."""
+
+
+@dataclass
+class Scene:
+    """``active`` is the node that is, ``standby`` the other one, when it begins. ``reservation``: what is
+    seen through both paths. ``boots``: how often each node had been switched on."""
+
+    lab: Lab
+    load: story.Load
+    watch: Watch
+    active: str
+    standby: str
+    reservation: str
+    boots: dict[str, int]
+
+    @property
+    def mine(self) -> Machine:
+        """The machine that is active when it begins."""
+        return self.lab[self.active]
+
+    @property
+    def other(self) -> Machine:
+        """The other one with the data."""
+        return self.lab[self.standby]
+
+    def promoted(self, node: str) -> None:
+        """Wait until Pacemaker has promoted r0 on a node, and its host goes on."""
+        failover.wait_until(
+            self.lab, f"r0 is promoted on {node}", lambda s: failover.promoted(s) == node, SECONDS
+        )
+        self.load.wait_for_progress(timeout=SECONDS)
+
+    def fenced(self, *nodes: str) -> None:
+        """Wait until these were switched off and on again by their BMCs, once; nothing else was."""
+        for node in nodes:
+            failover.wait_until_up(self.lab[node], self.boots[node] + 1, SECONDS)
+            self.boots[node] += 1
+        assert self.booted() == self.boots
+
+    def booted(self) -> dict[str, int]:
+        """How often each node has been switched on."""
+        return {m.name: failover.boots(m) for m in self.lab.nodes}
+
+    def ends(self, *owners: str) -> None:
+        """Everything is well again. These nodes have been active, in this order, never two at once; the host
+        has lost nothing and still holds its reservation."""
+        client = self.lab["c1"]
+        well(self.lab)
+        active = rests(self.lab)
+        story.wait_until_paths(client, active=active, lab=self.lab, timeout=SECONDS)
+        assert without_generation(seen_through_both(self.lab)) == self.reservation
+        self.load.wait_for_progress()
+        report = self.load.stop()
+        assert report.error == 0
+        assert report.writes > 0
+        assert report.reads > 0
+        assert self.watch.stop() == list(owners)
+        assert active == owners[-1]
+        assert self.booted() == self.boots
+
+
+def well(lab: Lab) -> None:
+    """Wait until Pacemaker rules r0 with all nodes in it, and both disks have everything."""
+    active = failover.wait_until_in_charge(lab, SECONDS)
+    lab[active].wait_until_succeeds(BOTH, timeout=SECONDS)
+
+
+def rests(lab: Lab) -> str:
+    """Wait until Pacemaker has nothing left to do although both nodes could be promoted; the active one."""
+    for node in lab.nodes[:2]:
+        score = "crm_attribute --node {} --name master-hactl-r0 --lifetime reboot --query --quiet"
+        node.wait_until_succeeds(f'[ "$({score.format(node.name)})" -ge 10000 ]', timeout=SECONDS)
+    lab.nodes[0].succeed(f"crm_resource --wait --timeout={SECONDS}s", timeout=SECONDS)
+    return failover.wait_until_in_charge(lab, SECONDS)
+
+
+def wait_until_off(machine: Machine) -> None:
+    """Wait until a machine has switched itself off."""
+    end = time.monotonic() + SECONDS
+    while machine.state != "off":
+        if time.monotonic() > end:
+            raise TimeoutError(f"{machine.name} is {machine.state}")
+        time.sleep(0.2)
+
+
+def mend(lab: Lab) -> None:
+    """Whatever a test has left: networks whole, every machine on."""
+    lab.heal()
+    for machine in lab.nodes:
+        if machine.state == "frozen":
+            machine.thaw()
+        if machine.state == "panicked":
+            machine.crash()
+    end = time.monotonic() + SECONDS
+    while any(m.state != "up" for m in lab.nodes):
+        if time.monotonic() > end:
+            raise TimeoutError(f"machines are {[m.state for m in lab.nodes]}")
+        for machine in lab.nodes:
+            if machine.state != "up":
+                machine.start()
+
+
+def begin(lab: Lab, load: story.Load) -> Scene:
+    """Both paths are registered, one holds a reservation, the host writes, and the gates are watched."""
+    for node, key in zip(("n1", "n2"), KEYS, strict=True):
+        register(lab["c1"], path_of(lab, node), key)
+    if "Reservation follows" not in seen_through_both(lab):
+        pr_out(lab["c1"], path_of(lab, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
+    reservation = seen_through_both(lab)
+    assert sorted(shown(reservation)) == sorted(KEYS)
+    boots = {m.name: failover.boots(m) for m in lab.nodes}
+    active = story.active_node(lab)
+    standby = "n1" if active == "n2" else "n2"
+    scene = Scene(lab, load, Watch(lab), active, standby, without_generation(reservation), boots)
+    scene.watch.start()
+    load.wait_for_progress()
+    return scene
