@@ -161,9 +161,10 @@ class Stranger:
         story.wait_until_settled(lab)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin, instead of one that somebody has left."""
         self._machine.write(str(self._PROGRAM), Path(stranger.__file__).read_bytes())
         words = f"{self._PROGRAM} {self._portal} {story.TARGET} {self.INITIATOR} {self.BLOCK}"
+        self._machine.execute("systemctl stop stranger")
         self._machine.succeed(
             "systemd-run --unit=stranger --collect --property=Type=exec"
             f" --property=StandardOutput=truncate:{self._SAID} /opt/hactl/venv/bin/python {words}"

@@ -101,16 +101,28 @@ class Systemd:
         return told.stdout.strip() in _ACTIVE
 
     async def start(self, unit: str, *, wait: bool = True) -> None:
-        await self._ctl("enable", unit)
+        await self._enable(unit)
         await self._ctl("reset-failed", unit, check=False)
         await self._ctl("start", *(() if wait else ("--no-block",)), unit)
 
     async def restart(self, unit: str) -> None:
-        await self._ctl("enable", unit)
+        await self._enable(unit)
         await self._ctl("restart", "--no-block", unit)
 
+    async def _enable(self, unit: str) -> None:
+        # For a unit with an init script beside it this takes seconds, also if there is nothing to do.
+        if (await self._file_state(unit))["UnitFileState"] != "enabled":
+            await self._ctl("enable", unit)
+
+    async def _file_state(self, unit: str) -> dict[str, str]:
+        told = await self._ctl("show", "--property=LoadState,ActiveState,UnitFileState", unit)
+        return dict(line.split("=", 1) for line in told.stdout.splitlines() if "=" in line)
+
     async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
-        if await self.known(unit):
+        state = await self._file_state(unit)
+        if state["LoadState"] != "loaded":
+            return
+        if state["UnitFileState"] != "disabled" or state["ActiveState"] not in ("inactive", "failed"):
             await self._ctl("disable", "--now", unit, seconds=seconds)
 
     async def standing(self, *units: str) -> dict[str, Standing]:

@@ -12,6 +12,7 @@ from hactl.errors import HactlError
 from hactl.model.spec import ClusterSpec
 from hactl.pacemaker import secrets
 from hactl.pacemaker.difference import Difference, difference
+from hactl.pacemaker.lost import unfenced
 from hactl.pacemaker.protocol import Pacemaker
 from hactl.pacemaker.wanted import wanted
 
@@ -39,8 +40,8 @@ class ConfigurationUpkeep:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with Pacemaker's configuration; told by the controller's node alone, unless this
-        node's own part is wrong."""
+        """What is wrong with Pacemaker's configuration, and which lost nodes are not fenced yet; told by the
+        controller's node alone, unless this node's own part is wrong."""
         return self._problem
 
     def update(self, cluster: ClusterSpec) -> None:
@@ -59,7 +60,7 @@ class ConfigurationUpkeep:
             except (HactlError, OSError) as error:
                 problem = str(error)
             if problem is not None and problem != self._problem:
-                _log.warning("Pacemaker's configuration is not as it shall be", problem=problem)
+                _log.warning("Pacemaker is not as it shall be", problem=problem)
             self._problem = problem
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY if problem is None else SOON):
@@ -78,7 +79,7 @@ class ConfigurationUpkeep:
         found = difference(await self._pacemaker.configuration(), objects)
         if found.change:
             await self._carry_out(found)
-        return "; ".join(found.problems) or None
+        return "; ".join((*unfenced(cluster, state), *found.problems)) or None
 
     async def _carry_out(self, found: Difference) -> None:
         for clone in found.clear:

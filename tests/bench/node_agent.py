@@ -63,7 +63,8 @@ async def main(spec: ClusterSpec, node: str, began: float) -> dict[str, Any]:
     runner, fs = CountingRunner(), configfs.RealConfigFs()
     await agent_main._load_modules(runner)
     await configfs.load(runner, fs)
-    kit = agent_main._kit(runner, LioExports(fs, node), node, MemoryNetwork().peers(node))  # type: ignore[arg-type]
+    exports = LioExports(fs, node)
+    kit = agent_main._kit(runner, exports, node, MemoryNetwork().peers(node), None)  # type: ignore[arg-type]
     taken: Counter[str] = Counter()
     agent = Agent(
         Desired(spec), node, kit, timings=Timings(), after_step=lambda _, step: taken.update([step])

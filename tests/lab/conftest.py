@@ -32,6 +32,7 @@ ORDER = (
     "test_take_over",
     "test_reservation_faults",
     "test_failover",
+    "test_failover_faults",
 )
 """One boot serves all files; each begins with what the one before it left."""
 

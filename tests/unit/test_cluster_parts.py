@@ -371,10 +371,10 @@ def test_only_the_same_work_is_resumed(tmp_path: Path) -> None:
 
 
 class Recording:
-    """A :class:`hactl.runner.Runner` on which one program fails, if any."""
+    """A :class:`hactl.runner.Runner` with one unit, on which one program fails, if any."""
 
-    def __init__(self, loaded: str, failing: str = "") -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: str, failing: str = "", active: str = "active", file: str = "enabled") -> None:
+        self.state = {"LoadState": loaded, "ActiveState": active, "UnitFileState": file}
         self.failing = failing
         self.ran: list[str] = []
 
@@ -387,17 +387,48 @@ class Recording:
         stdin: str | None = None,
     ) -> Completed:
         self.ran.append(" ".join(argv))
-        done = Completed(tuple(argv), int(argv[-1] == self.failing), self.loaded, "no LIO")
+        told = "".join(
+            f"{value}\n" if "--value" in argv else f"{name}={value}\n"
+            for name, value in self.state.items()
+            if any(a.startswith("--property=") and name in a for a in argv)
+        )
+        done = Completed(tuple(argv), int(argv[-1] == self.failing), told, "no LIO")
         if done.status and check:
             raise CommandFailed(done)
         return done
 
 
 async def test_the_capture_is_stopped_for_good_and_its_file_system_taken_off(tmp_path: Path) -> None:
-    runner = Recording("loaded\n")
+    runner = Recording("loaded")
     assert await Systemd(runner, Layout(tmp_path)).end_capture() == ""
     assert runner.ran[-2:] == [f"systemctl disable --now {CAPTURE_UNIT}", " ".join(DETACH)]
-    assert "no LIO" in await Systemd(Recording("loaded\n", "detach"), Layout(tmp_path)).end_capture()
-    absent = Recording("not-found\n")
+    assert "no LIO" in await Systemd(Recording("loaded", "detach"), Layout(tmp_path)).end_capture()
+    absent = Recording("not-found")
     assert await Systemd(absent, Layout(tmp_path)).end_capture() == ""
     assert all("show" in line for line in absent.ran)
+
+
+@pytest.mark.parametrize(
+    ("active", "file", "done"),
+    [
+        ("inactive", "disabled", False),
+        ("failed", "disabled", False),
+        ("active", "disabled", True),
+        ("activating", "disabled", True),
+        ("inactive", "enabled", True),
+    ],
+)
+async def test_a_unit_that_is_stopped_for_good_is_left_alone(
+    tmp_path: Path, active: str, file: str, done: bool
+) -> None:
+    runner = Recording("loaded", active=active, file=file)
+    await Systemd(runner, Layout(tmp_path)).stop("x.service")
+    assert ("systemctl disable --now x.service" in runner.ran) is done
+
+
+@pytest.mark.parametrize(("file", "done"), [("enabled", False), ("disabled", True)])
+async def test_a_unit_is_enabled_if_it_is_not(tmp_path: Path, file: str, done: bool) -> None:
+    runner = Recording("loaded", file=file)
+    await Systemd(runner, Layout(tmp_path)).start("x.service")
+    assert ("systemctl enable x.service" in runner.ran) is done
+    assert runner.ran[-1] == "systemctl start x.service"

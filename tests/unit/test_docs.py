@@ -16,6 +16,7 @@ from hactl.agents.kit import Timings
 from hactl.cli.exits import Exit
 from hactl.cli.main import app as hactl
 from hactl.cli.roff import commands as all_commands
+from hactl.doctor.judge_failover import FILES, PACKAGES
 from hactl.model.load import load
 from lab import newcomer
 from lab.cli import app as lab
@@ -255,6 +256,20 @@ def test_the_commands_in_the_readme_are_ones_that_exist() -> None:
         assert any(words.startswith(name) for name in commands(hactl)), words
 
 
+def test_what_the_doctor_looks_for_is_installed_by_the_readme() -> None:
+    """Packages of Debian's, and hactl's own programs in the places where they are called."""
+    text = section("README.md", "A first cluster in ten minutes").replace("\\\n", "")
+    packages = re.search(r"^apt install (.+)$", text, re.MULTILINE)
+    assert packages is not None
+    assert set(PACKAGES.values()) <= set(packages[1].split())
+    placed = set()
+    for folder, sources in re.findall(r"^install -D -m 755 -t (\S+) (.+)$", text, re.MULTILINE):
+        files = [file for source in sources.split() for file in TREE.glob(source)]
+        assert files, sources
+        placed |= {f"{folder}/{file.name}" for file in files}
+    assert placed == set(FILES)
+
+
 def anchors(path: Path) -> set[str]:
     """What a heading's link is called: lower case, spaces as hyphens, other signs left out."""
     heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
@@ -273,5 +288,5 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(TREE).as_posix())
 def test_files_that_are_named_exist(document: Path) -> None:
-    for name in re.findall(r"`((?:hactl|lab|tests|docs|requirements)/[\w./-]+)`", document.read_text()):
+    for name in re.findall(r"`((?:hactl|lab|ocf|tests|docs|requirements)/[\w./-]+)`", document.read_text()):
         assert (TREE / name).exists(), name

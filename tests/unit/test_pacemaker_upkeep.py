@@ -54,6 +54,24 @@ async def test_without_a_quorum_or_without_pacemaker_nothing_is_done(tmp_path: P
     assert world.configuration == before
 
 
+async def test_a_lost_node_that_cannot_be_fenced_is_told_of(tmp_path: Path) -> None:
+    world, upkeep = made(cluster(resource(0)), "n1", tmp_path)
+    assert await upkeep.once() is None
+    world.unreachable.add("n2")
+    world.lose("n2")
+    told = await upkeep.once()
+    assert told is not None
+    assert "node n2 is lost and could not be fenced" not in told
+    world.fence("n2")
+    told = await upkeep.once()
+    assert told is not None
+    assert "node n2 is lost and could not be fenced" in told
+    assert "stonith_admin --confirm n2" in told
+    world.unreachable.clear()
+    world.fence("n2")
+    assert await upkeep.once() is None
+
+
 async def test_roles_are_looked_at_anew_before_maintenance_ends(tmp_path: Path) -> None:
     by_hand = cluster(resource(0), manual_failover=True)
     world, upkeep = made(by_hand, "n1", tmp_path)

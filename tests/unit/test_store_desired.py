@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hactl.errors import Refused, Unknown
-from hactl.model import edit, records
+from hactl.model import edit, record, records
 from hactl.model.desired import Desired
 from hactl.store.desired import change, create, read, watch
 from hactl.store.memory import Fault, MemoryStore
@@ -272,7 +272,7 @@ async def test_a_watch_parses_what_changed_only(monkeypatch: pytest.MonkeyPatch)
     async with aclosing(watch(store, CLUSTER, first)) as states:
         wanted = await made(store, lambda s: edit.export(s, "r50", "h1"), "n2")
         parsed: list[str] = []
-        really = records.decode
+        really = record.decode
 
         def counted(key: str, value: bytes) -> Any:
             parsed.append(key)

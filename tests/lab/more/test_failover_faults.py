@@ -149,8 +149,8 @@ def test_nobody_is_promoted_while_nobody_can_be_fenced(scene: Scene) -> None:
     scene.lab.cut("bmc", scene.active)
     scene.mine.crash()
     failed_fencing(scene, scene.active)
-    told = scene.other.succeed("hactl status")
-    assert f"{scene.active} is lost and could not be fenced" in told
+    told = f"node {scene.active} is lost and could not be fenced"
+    scene.other.wait_until_succeeds(f"hactl status --json | grep -F '{told}'")
     scene.lab.heal()
     scene.promoted(scene.standby)
     scene.fenced(scene.active)
