@@ -39,7 +39,7 @@ async def moved(keeper: Keeper, to: str, moves: set[str]) -> None:
         raise Refused(
             "failback-automatic",
             f"{name} would come back to {keeper.node} at once, which takes it back automatically",
-            f"first: hactl resource failback {name} off",
+            f"first: hactl resource set {name} --no-failback",
         )
     if name in moves:
         raise Refused(BUSY, f"{name} is being moved", "try again when that has ended")

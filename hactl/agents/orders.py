@@ -72,7 +72,7 @@ class Orders(Upkeep):
                 "pacemaker-in-charge",
                 f"Pacemaker decides where {resource} is active",
                 f"hactl switchover {resource} --to NODE moves it; crm node standby NODE clears a node; "
-                f"to do without Pacemaker for a while: hactl resource maintenance {resource} on",
+                f"to do without Pacemaker for a while: hactl resource set {resource} --maintenance",
             )
 
     def refuse_second(self, keeper: Keeper) -> None:

@@ -82,6 +82,9 @@ def apply_draft(
     for new in made.cluster.resources:
         if new.name in everything or not new.replicas:
             continue
+        if charge.rules(made.cluster, new.name):
+            typer.echo(f"{new.name}: not active yet; Pacemaker promotes it when it is UpToDate: hactl status")
+            continue
         on = new.preferred or new.replicas[0]
         typer.echo(
             f"{new.name}: not active yet; when hactl status shows it UpToDate: "

@@ -1,4 +1,5 @@
-"""Waits until the agents have brought up a new resource, then orders its promotion."""
+"""Waits until the agents have brought up a new resource, then orders its promotion; where Pacemaker is in
+charge, waits for that."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hactl.cli.cluster_view import Progress, progress
+from hactl.cli.cluster_view import Progress, active_node, progress, views
 from hactl.cli.exits import AgentUnreachable
 from hactl.errors import HactlError, Unknown
 
@@ -32,8 +33,9 @@ def bring_up(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Wait up to ``seconds`` for all its nodes, telling what is waited for, then promote ``on``.
+) -> str:
+    """Wait up to ``seconds`` for all its nodes, telling what is waited for, then promote ``on``; where it is
+    active, which may be another node if Pacemaker chooses.
 
     :class:`Unknown` ``create-unfinished``: it exists, and is not active yet.
     """
@@ -60,7 +62,23 @@ def bring_up(
     try:
         agent.promote(resource.name, on)
     except HactlError as error:
-        raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+        if error.code != "pacemaker-in-charge":
+            raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+    else:
+        return on
+    tell("Pacemaker to promote it")
+    while (active := _active(agent, resource.name)) is None:
+        if clock() > end:
+            raise unfinished(resource.name, None, f"Pacemaker has not promoted it after {seconds:g} s")
+        sleep(INTERVAL)
+    return active
+
+
+def _active(agent: AgentClient, resource: str) -> str | None:
+    try:
+        return active_node(views(agent.cluster(), resource))
+    except AgentUnreachable:
+        return None
 
 
 def _look(agent: AgentClient, resource: ResourceSpec) -> Progress:
@@ -74,10 +92,11 @@ def _look(agent: AgentClient, resource: ResourceSpec) -> Progress:
     )
 
 
-def unfinished(name: str, on: str, why: str) -> Unknown:
-    """The outcome of a creation that is done in the store only."""
+def unfinished(name: str, on: str | None, why: str) -> Unknown:
+    """The outcome of a creation that is done in the store only. ``on``: to be promoted by hand there."""
+    then = "" if on is None else f"; then: hactl promote {name} --node {on}"
     return Unknown(
         "create-unfinished",
         f"{name} is created, and not active yet: {why}",
-        f"the agents go on; see: hactl status; then: hactl promote {name} --node {on}",
+        f"the agents go on; see: hactl status{then}",
     )

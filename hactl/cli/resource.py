@@ -182,8 +182,7 @@ def _activate(made: ResourceSpec, socket: Path, seconds: float, *, quiet: bool) 
         if not quiet:
             typer.echo(f"{made.name}: waiting for {text}", err=True)
 
-    bring_up(AgentClient(str(socket)), made, on, seconds, progress)
-    return on
+    return bring_up(AgentClient(str(socket)), made, on, seconds, progress)
 
 
 @app.command()

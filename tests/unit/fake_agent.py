@@ -23,6 +23,8 @@ class FakeAgent:
         self.roles = {"r0": "standby", "r1": "active"}
         self.active: dict[str, str | None] = {"r0": None, "r1": "n1"}
         self.up_to_date = True
+        self.pacemaker: str | None = None
+        """Where Pacemaker, being in charge, promotes what is ready."""
         self.resync: float | None = None
         self.reason: str | None = None
         self.peer_reachable = True
@@ -161,6 +163,9 @@ class FakeAgent:
         name, order = request.match_info["name"], request.match_info["order"]
         if name not in self.roles:
             return _error(404, "unknown-resource", f"there is no resource {name}", "see: hactl status")
+        if order == "promote" and self.pacemaker is not None:
+            self.active[name] = self.pacemaker
+            return _error(409, "pacemaker-in-charge", f"Pacemaker decides where {name} is active", "wait")
         if order in ("promote", "switchover") and not self.up_to_date:
             return _error(
                 409, "drbd-not-uptodate", f"the disk of {name} is Inconsistent", "wait for the resync"

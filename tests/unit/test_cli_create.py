@@ -36,6 +36,16 @@ def test_it_waits_and_promotes(agent: tuple[FakeAgent, World]) -> None:
     assert fake.orders == ["promote r7"]
 
 
+def test_where_pacemaker_is_in_charge_it_waits_for_that(agent: tuple[FakeAgent, World]) -> None:
+    fake, world = agent
+    fake.late = ["r7"]
+    fake.pacemaker = "n2"
+    result = world.cli(*CREATE)
+    assert (result.exit_code, result.stdout) == (Exit.OK, "r7: created on n1, n2, active on n2\n")
+    assert result.stderr.endswith("r7: waiting for Pacemaker to promote it\n")
+    assert fake.orders == []
+
+
 def test_as_json_it_waits_in_silence(agent: tuple[FakeAgent, World]) -> None:
     fake, world = agent
     fake.late = ["r7"]

@@ -203,6 +203,24 @@ def test_every_command_is_in_the_manual_and_no_other() -> None:
     assert set(shown) == commands(lab)
 
 
+def test_no_text_names_a_command_that_does_not_exist() -> None:
+    """Documents, hints of errors, and what Pacemaker shows of the resource agents."""
+    names = commands(hactl)
+    beginnings = {
+        " ".join(words[:count]) for words in map(str.split, names) for count in range(1, len(words))
+    }
+    groups = {words for words in beginnings if " " not in words}
+    prose = {"node does"}
+    texts = [*DOCUMENTS, *(TREE / "hactl").rglob("*.py"), *(TREE / "ocf/hactl").iterdir()]
+    named = {
+        (text.relative_to(TREE).as_posix(), words)
+        for text in texts
+        for words in re.findall(rf"\bhactl ((?:{'|'.join(sorted(groups))}) [a-z][a-z-]*)", text.read_text())
+    }
+    assert {"resource set", "fencing test", "cluster join"} <= {words for _, words in named}
+    assert {(text, words) for text, words in named if words not in names | beginnings | prose} == set()
+
+
 def test_time_limits_of_a_switchover_are_those_of_the_code() -> None:
     found = re.search(r"The limits \(([^)]+)\) are `Timings`", (TREE / "docs/switchover.md").read_text())
     assert found is not None
