@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hactl.agents.clock import MemoryClock
 from hactl.agents.journal import Record, decode, encode
 from hactl.agents.kit import Kit, Standing
 from hactl.agents.ocf import Ocf
@@ -487,8 +488,22 @@ async def moving(world: Ruled) -> asyncio.Task[None]:
                 now = wanted
             await asyncio.sleep(0)
 
+    for machine in world.machines.values():
+        _slow_down(machine.clock)
     assert world.pacemaker.promoted[name] == "n1"
     return asyncio.create_task(act())
+
+
+def _slow_down(clock: MemoryClock) -> None:
+    """Have sleeping take some real time, too: who waits for others must not be through with its patience
+    before they had the processor at all."""
+    quick = clock.sleep
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(0.02)
+        await quick(seconds)
+
+    clock.sleep = sleep  # type: ignore[method-assign]  # this one object's
 
 
 @pytest.mark.parametrize("ordered_at", NODES)
