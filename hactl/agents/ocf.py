@@ -92,8 +92,9 @@ class Ocf:
         except TimeoutError:
             answer = Answer(Code.ERR_GENERIC, reason=f"{what} has not ended in time")
         quiet = action in ("monitor", "notify", "validate-all")
-        if not quiet or RECOVERY[answer.code] is not Recovery.NONE:
-            level = _log.info if answer.code in (Code.SUCCESS, Code.RUNNING_PROMOTED) else _log.warning
+        well = answer.code in (Code.SUCCESS, Code.RUNNING_PROMOTED)
+        if not quiet or not (well or RECOVERY[answer.code] is Recovery.NONE):
+            level = _log.info if well else _log.warning
             level("answered", action=what, code=int(answer.code), reason=answer.reason)
         return answer
 

@@ -71,8 +71,6 @@ class Scene:
         client = self.lab["c1"]
         well(self.lab)
         active = rests(self.lab)
-        story.wait_until_paths(client, active=active, lab=self.lab, timeout=SECONDS)
-        assert without_generation(seen_through_both(self.lab)) == self.reservation
         self.load.wait_for_progress()
         report = self.load.stop()
         assert report.error == 0
@@ -80,6 +78,8 @@ class Scene:
         assert report.reads > 0
         assert self.watch.stop() == list(owners)
         assert active == owners[-1]
+        story.wait_until_paths(client, active=active, lab=self.lab, timeout=SECONDS)
+        assert without_generation(seen_through_both(self.lab)) == self.reservation
         assert self.booted() == self.boots
 
 
@@ -96,15 +96,6 @@ def rests(lab: Lab) -> str:
         node.wait_until_succeeds(f'[ "$({score.format(node.name)})" -ge 10000 ]', timeout=SECONDS)
     lab.nodes[0].succeed(f"crm_resource --wait --timeout={SECONDS}s", timeout=SECONDS)
     return failover.wait_until_in_charge(lab, SECONDS)
-
-
-def wait_until_off(machine: Machine) -> None:
-    """Wait until a machine has switched itself off."""
-    end = time.monotonic() + SECONDS
-    while machine.state != "off":
-        if time.monotonic() > end:
-            raise TimeoutError(f"{machine.name} is {machine.state}")
-        time.sleep(0.2)
 
 
 def mend(lab: Lab) -> None:
@@ -124,18 +115,23 @@ def mend(lab: Lab) -> None:
                 machine.start()
 
 
-def begin(lab: Lab, load: story.Load) -> Scene:
-    """Both paths are registered, one holds a reservation, the host writes, and the gates are watched."""
+def reserve(lab: Lab) -> str:
+    """Register both paths, one of which holds a reservation; what is then seen through both."""
     for node, key in zip(("n1", "n2"), KEYS, strict=True):
         register(lab["c1"], path_of(lab, node), key)
     if "Reservation follows" not in seen_through_both(lab):
         pr_out(lab["c1"], path_of(lab, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
     reservation = seen_through_both(lab)
     assert sorted(shown(reservation)) == sorted(KEYS)
+    return without_generation(reservation)
+
+
+def begin(lab: Lab, load: story.Load, reservation: str) -> Scene:
+    """The host writes, and the gates are watched."""
     boots = {m.name: failover.boots(m) for m in lab.nodes}
     active = story.active_node(lab)
     standby = "n1" if active == "n2" else "n2"
-    scene = Scene(lab, load, Watch(lab), active, standby, without_generation(reservation), boots)
+    scene = Scene(lab, load, Watch(lab), active, standby, reservation, boots)
     scene.watch.start()
     load.wait_for_progress()
     return scene
