@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab import failover, newcomer, plot, product, story
+from lab import failover, newcomer, plot, product, reservations, story
 from lab.api import Lab
 
 console = Console()
@@ -59,7 +59,7 @@ def run(lab: Lab, count: int, out: Path) -> None:
     console.print(client.succeed("multipath -ll"), markup=False, highlight=False)
     with step("the client registers a key through each path, and reserves the unit"):
         failover.Stranger.admit(lab)
-        failover.reserve(lab)
+        reservations.reserve(lab)
     console.print(lab.nodes[0].succeed("hactl pr show r0"), markup=False, highlight=False)
     load = story.Load(client, device)
     measured: list[story.Switchover] = []

@@ -109,22 +109,6 @@ def power_loss(lab: Lab, load: story.Load, number: int = 1, timeout: float = 180
     return story.Switchover(number, heir, begin, story.clock(client), seconds, lost)
 
 
-KEYS = ("0xa1", "0xa2")
-
-
-def reserve(lab: Lab) -> None:
-    """Register the client with a key of its own through each node, and reserve r0 through the first: write
-    exclusive, registrants only."""
-    client = lab["c1"]
-    through = {p.portal: f"/dev/{p.device}" for p in story.paths(client)}
-    devices = [through[story.portals(lab, node)[0]] for node in ("n1", "n2")]
-    for device, key in zip(devices, KEYS, strict=True):
-        client.succeed(f"sg_persist -n --out --register-ignore --param-sark={key} {device}", timeout=60)
-    client.succeed(
-        f"sg_persist -n --out --reserve --param-rk={KEYS[0]} --prout-type=5 {devices[0]}", timeout=60
-    )
-
-
 @dataclass(frozen=True)
 class Tried:
     """What an initiator without a registration was told: how often its writes were let through, refused

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import product, story
+from lab import failover, product, story
 from lab.api import Lab
 
 EVIDENCE = Path(os.environ.get("HACTL_LAB_EVIDENCE", "out/evidence"))
@@ -96,6 +96,14 @@ def cluster(lab: Lab) -> Lab:
 def device(cluster: Lab) -> str:
     """The client's multipath device."""
     return story.attach(cluster)
+
+
+@pytest.fixture(scope="session")
+def fenced(cluster: Lab, device: str) -> Lab:
+    """The cluster with a fence device for each node, so that Pacemaker is in charge."""
+    failover.fence_devices(cluster)
+    failover.wait_until_in_charge(cluster)
+    return cluster
 
 
 @pytest.fixture

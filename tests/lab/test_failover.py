@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from lab import failover, story
+from lab import failover, reservations, story
 from lab.api import Lab
 from tests.lab import test_reservations
-
-
-@pytest.fixture(scope="session")
-def fenced(cluster: Lab, device: str) -> Lab:
-    """The cluster with a fence device for each node, so that Pacemaker is in charge."""
-    failover.fence_devices(cluster)
-    failover.wait_until_in_charge(cluster)
-    return cluster
 
 
 def test_a_planned_move_goes_through_pacemaker(fenced: Lab, load: story.Load) -> None:
@@ -33,7 +23,7 @@ def test_a_planned_move_goes_through_pacemaker(fenced: Lab, load: story.Load) ->
 def test_power_loss_of_the_active_node(fenced: Lab, device: str, load: story.Load) -> None:
     client = fenced["c1"]
     lost, heir = story.active_node(fenced), story.standby_node(fenced)
-    held = "sg_persist -n --in -r " + test_reservations.path_of(fenced, heir)
+    held = "sg_persist -n --in -r " + reservations.path_of(fenced, heir)
     failover.Stranger.admit(fenced)
     stranger = failover.Stranger(fenced, heir)
     stranger.start()
@@ -56,4 +46,4 @@ def test_power_loss_of_the_active_node(fenced: Lab, device: str, load: story.Loa
     assert failover.wait_until_in_charge(fenced) == heir
     story.wait_until_paths(client, active=heir, lab=fenced)
     state_through_both = test_reservations.seen_through_both(fenced)
-    assert sorted(test_reservations.shown(state_through_both)) == sorted(test_reservations.KEYS)
+    assert sorted(test_reservations.shown(state_through_both)) == sorted(reservations.KEYS)

@@ -5,25 +5,9 @@ from __future__ import annotations
 import json
 import re
 
-from lab import story
+from lab import reservations, story
 from lab.api import Lab, Machine
-
-KEYS = ("0xa1", "0xa2")
-TYPE = 5  # write exclusive, registrants only
-
-
-def path_of(cluster: Lab, node: str) -> str:
-    """The client's device for the unit through a node."""
-    portal = story.portals(cluster, node)[0]
-    return next(f"/dev/{p.device}" for p in story.paths(cluster["c1"]) if p.portal == portal)
-
-
-def pr_out(client: Machine, path: str, action: str, key: str, *more: str) -> None:
-    client.succeed(f"sg_persist -n --out --{action} --param-rk={key} {' '.join(more)} {path}", timeout=60)
-
-
-def register(client: Machine, path: str, key: str) -> None:
-    client.succeed(f"sg_persist -n --out --register-ignore --param-sark={key} {path}", timeout=60)
+from lab.reservations import KEYS, TYPE, path_of, pr_out, register
 
 
 def seen(client: Machine, path: str) -> str:
@@ -69,10 +53,18 @@ def test_what_is_done_through_one_node_is_seen_through_the_other(cluster: Lab, d
 
 def reserve(cluster: Lab) -> str:
     """A registration through each node, and a reservation through n1; what is then seen through both."""
-    for node, key in zip(("n1", "n2"), KEYS, strict=True):
-        register(cluster["c1"], path_of(cluster, node), key)
-    pr_out(cluster["c1"], path_of(cluster, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
+    reservations.reserve(cluster)
     return seen_through_both(cluster)
+
+
+def reserved(cluster: Lab) -> str:
+    """The same where something may be reserved already, which then stays."""
+    reservations.register_both(cluster)
+    if "Reservation follows" not in seen_through_both(cluster):
+        pr_out(cluster["c1"], path_of(cluster, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
+    state = seen_through_both(cluster)
+    assert sorted(shown(state)) == sorted(KEYS)
+    return state
 
 
 def test_a_reservation_outlives_a_switchover_and_a_killed_capture(

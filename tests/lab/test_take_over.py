@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab import story
+from lab import reservations, story
 from lab.api import Lab
 from tests.lab import test_reservations
 
@@ -12,7 +12,7 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     client = cluster["c1"]
     load.wait_for_progress()
     # Afterwards multipathd may not answer for a while: its checkers wait for the path that is gone.
-    held = "sg_persist -n --in -r " + test_reservations.path_of(cluster, heir)
+    held = "sg_persist -n --in -r " + reservations.path_of(cluster, heir)
     cluster[lost].crash()
     refused = cluster[heir].execute(f"hactl switchover r0 --to {heir}")
     assert refused.status != 0
@@ -31,6 +31,6 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     story.wait_until_paths(client, active=heir, lab=cluster)
     # The one that was lost has it too, before anybody can reach it there.
     state = test_reservations.seen_through_both(cluster)
-    assert sorted(test_reservations.shown(state)) == sorted(test_reservations.KEYS)
+    assert sorted(test_reservations.shown(state)) == sorted(reservations.KEYS)
     cluster[heir].succeed(f"hactl switchover r0 --to {lost}")
     assert story.active_node(cluster) == lost

@@ -8,16 +8,7 @@ from dataclasses import dataclass
 from lab import failover, story
 from lab.api import Lab, Machine
 from lab.watch import Watch
-from tests.lab.test_reservations import (
-    KEYS,
-    TYPE,
-    path_of,
-    pr_out,
-    register,
-    seen_through_both,
-    shown,
-    without_generation,
-)
+from tests.lab.test_reservations import reserved, seen_through_both, without_generation
 
 BOTH = "drbdadm dstate r0 | grep -x UpToDate/UpToDate"
 SECONDS = 420
@@ -117,13 +108,7 @@ def mend(lab: Lab) -> None:
 
 def reserve(lab: Lab) -> str:
     """Register both paths, one of which holds a reservation; what is then seen through both."""
-    for node, key in zip(("n1", "n2"), KEYS, strict=True):
-        register(lab["c1"], path_of(lab, node), key)
-    if "Reservation follows" not in seen_through_both(lab):
-        pr_out(lab["c1"], path_of(lab, "n1"), "reserve", KEYS[0], f"--prout-type={TYPE}")
-    reservation = seen_through_both(lab)
-    assert sorted(shown(reservation)) == sorted(KEYS)
-    return without_generation(reservation)
+    return without_generation(reserved(lab))
 
 
 def begin(lab: Lab, load: story.Load, reservation: str) -> Scene:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import failover, story
+from lab import story
 from lab.api import Lab
 from tests.lab.more import failover_scene
 from tests.lab.more.failover_scene import SECONDS, Scene
@@ -17,20 +17,12 @@ from tests.lab.more.failover_scene import SECONDS, Scene
 CLONE = "hactl-r0-clone"
 
 
-@pytest.fixture(scope="session")
-def ruled(cluster: Lab, device: str) -> Lab:
-    """The cluster with a fence device for each node, so that Pacemaker is in charge."""
-    failover.fence_devices(cluster)
-    failover.wait_until_in_charge(cluster)
-    return cluster
-
-
 @pytest.fixture
-def whole(ruled: Lab) -> Iterator[Lab]:
+def whole(fenced: Lab) -> Iterator[Lab]:
     """The cluster with everything on and both disks UpToDate, before and after."""
-    failover_scene.well(ruled)
-    yield ruled
-    failover_scene.mend(ruled)
+    failover_scene.well(fenced)
+    yield fenced
+    failover_scene.mend(fenced)
 
 
 @pytest.fixture

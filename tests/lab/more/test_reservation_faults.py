@@ -6,30 +6,15 @@ import pytest
 
 from lab import story
 from lab.api import Lab
-from tests.lab.test_reservations import (
-    KEYS,
-    TYPE,
-    path_of,
-    pr_out,
-    register,
-    seen_through_both,
-    shown,
-    without_generation,
-)
+from lab.reservations import KEYS, TYPE, path_of, register
+from tests.lab import test_reservations
+from tests.lab.test_reservations import seen_through_both, without_generation
 
 
 @pytest.fixture
 def reserved(cluster: Lab, device: str) -> str:
     """Both paths are registered, that through n1 holds a reservation; what is seen through both."""
-    client = cluster["c1"]
-    for node, key in zip(("n1", "n2"), KEYS, strict=True):
-        register(client, path_of(cluster, node), key)
-    held = path_of(cluster, "n1")
-    if "Reservation follows" not in seen_through_both(cluster):
-        pr_out(client, held, "reserve", KEYS[0], f"--prout-type={TYPE}")
-    state = seen_through_both(cluster)
-    assert sorted(shown(state)) == sorted(KEYS)
-    return state
+    return test_reservations.reserved(cluster)
 
 
 def test_each_node_boots_in_turn(cluster: Lab, reserved: str, load: story.Load) -> None:
