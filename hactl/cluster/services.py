@@ -73,9 +73,13 @@ class Standing(Enum):
     """It does not run, as somebody wants it, or as it is not enabled."""
 
 
+def _pairs(properties: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
+
+
 def standing(properties: str) -> Standing:
     """How a unit is by its properties, one ``NAME=VALUE`` on a line."""
-    state = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
+    state = _pairs(properties)
     active = state.get("ActiveState")
     if active in _ACTIVE:
         return Standing.ACTIVE
@@ -116,7 +120,7 @@ class Systemd:
 
     async def _file_state(self, unit: str) -> dict[str, str]:
         told = await self._ctl("show", "--property=LoadState,ActiveState,UnitFileState", unit)
-        return dict(line.split("=", 1) for line in told.stdout.splitlines() if "=" in line)
+        return _pairs(told.stdout)
 
     async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
         state = await self._file_state(unit)

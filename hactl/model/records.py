@@ -19,7 +19,7 @@ sorted and nothing is indented, so that equal values are equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ _SECRETS = ("password", "mutual_password")
 _LEFTOVER = TypeAdapter(Leftover)
 _CHANGE = TypeAdapter(Change)
 Model = TypeVar("Model", bound=Frozen)
+Named = TypeVar("Named", NodeSpec, HostSpec)
 
 
 class _Passwords(Frozen):
@@ -280,52 +281,64 @@ def _applied(view: View, changes: Mapping[str, bytes | None]) -> View:
     return replace(view, **parts)
 
 
-def _nodes(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]) -> dict[str, NodeSpec]:
-    """Nodes with their secrets, as :func:`_hosts` does it."""
-    nodes = dict(view.nodes)
+@dataclass(frozen=True)
+class _Read:
+    """A record with secrets apart, as read: its key and what it holds; the key of its secrets and their
+    record, None if there is none."""
+
+    key: str
+    parts: Json
+    secret: str
+    secrets: bytes | None
+
+
+def _with_secrets(
+    objects: dict[str, Named],
+    changes: Mapping[str, bytes | None],
+    names: Iterable[str],
+    prefixes: tuple[str, str],
+    records: Callable[[Named], Mapping[str, bytes]],
+) -> Iterator[tuple[str, _Read]]:
+    """Take what is named out of ``objects``, and give its two records if it still exists; whichever of them
+    did not change is taken from the object as it was. ``prefixes``: of the record's key, and its secrets'."""
     for name in names:
-        key, secret = NODES + name, NODE_SECRETS + name
-        old = nodes.pop(name, None)
-        known = _node(old) if old is not None else {}
+        key, secret = (prefix + name for prefix in prefixes)
+        old = objects.pop(name, None)
+        known = {} if old is None else records(old)
         value, secrets = changes.get(key, known.get(key)), changes.get(secret, known.get(secret))
-        if value is None:
-            if secrets is not None:
-                damaged(secret, f"there is no {key} that it belongs to")
-            continue
-        parts = _read_named(key, value, name)
-        fencing = parts.get("fencing")
+        if value is not None:
+            yield name, _Read(key, _read_named(key, value, name), secret, secrets)
+        elif secrets is not None:
+            damaged(secret, f"there is no {key} that it belongs to")
+
+
+def _nodes(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]) -> dict[str, NodeSpec]:
+    """Nodes with their secrets."""
+    nodes = dict(view.nodes)
+    for name, read in _with_secrets(nodes, changes, names, (NODES, NODE_SECRETS), _node):
+        fencing = read.parts.get("fencing")
         if isinstance(fencing, dict) and "secrets" in fencing:
-            damaged(key, "it has a secret in it, which belongs elsewhere")
-        if secrets is not None:
+            damaged(read.key, "it has a secret in it, which belongs elsewhere")
+        if read.secrets is not None:
             if not isinstance(fencing, dict):
-                damaged(secret, f"{key} has no fence device that it belongs to")
-            parts["fencing"] = {**fencing, "secrets": _fence_secrets(secret, secrets)}
-        nodes[name] = _model(NodeSpec, key, parts)
+                damaged(read.secret, f"{read.key} has no fence device that it belongs to")
+            read.parts["fencing"] = {**fencing, "secrets": _fence_secrets(read.secret, read.secrets)}
+        nodes[name] = _model(NodeSpec, read.key, read.parts)
     return nodes
 
 
 def _hosts(view: View, changes: Mapping[str, bytes | None], names: Iterable[str]) -> dict[str, HostSpec]:
-    """Hosts with their secrets; whichever of the two records did not change is taken from the host as it
-    was."""
+    """Hosts with their secrets."""
     hosts = dict(view.hosts)
-    for name in names:
-        key, secret = HOSTS + name, SECRETS + name
-        old = hosts.pop(name, None)
-        known = _host(old) if old is not None else {}
-        value, secrets = changes.get(key, known.get(key)), changes.get(secret, known.get(secret))
-        if value is None:
-            if secrets is not None:
-                damaged(secret, f"there is no {key} that it belongs to")
-            continue
-        parts = _read_named(key, value, name)
-        chap = parts.get("chap")
-        if isinstance(chap, dict) and secrets is not None:
+    for name, read in _with_secrets(hosts, changes, names, (HOSTS, SECRETS), _host):
+        chap = read.parts.get("chap")
+        if isinstance(chap, dict) and read.secrets is not None:
             if any(part in chap for part in _SECRETS):
-                damaged(key, "it has a password in it, which belongs elsewhere")
-            parts["chap"] = {**chap, **dict(_passwords(secret, secrets))}
-        elif chap is not None or secrets is not None:
-            damaged(secret if chap is None else key, "CHAP credentials are only half there")
-        hosts[name] = _model(HostSpec, key, parts)
+                damaged(read.key, "it has a password in it, which belongs elsewhere")
+            read.parts["chap"] = {**chap, **dict(_passwords(read.secret, read.secrets))}
+        elif chap is not None or read.secrets is not None:
+            damaged(read.secret if chap is None else read.key, "CHAP credentials are only half there")
+        hosts[name] = _model(HostSpec, read.key, read.parts)
     return hosts
 
 
