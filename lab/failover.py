@@ -112,12 +112,11 @@ def power_loss(lab: Lab, load: story.Load, number: int = 1, timeout: float = 180
 @dataclass(frozen=True)
 class Tried:
     """What an initiator without a registration was told: how often its writes were let through, refused
-    with RESERVATION CONFLICT, or failed otherwise; ``first``: when one was refused (seconds since 1970)."""
+    with RESERVATION CONFLICT, or failed otherwise."""
 
     written: int
     refused: int
     failed: int
-    first: float | None
 
 
 class Stranger:
@@ -158,6 +157,5 @@ class Stranger:
         """End it, and what it was told."""
         self._machine.succeed("systemctl stop stranger")
         said = json.loads(self._machine.succeed(f"cat {self._SAID}"))
-        first = said.pop("refused")
         written, refused = said.pop("GOOD", 0), said.pop("RESERVATION_CONFLICT", 0)
-        return Tried(written, refused, sum(said.values()), first)
+        return Tried(written, refused, sum(said.values()))

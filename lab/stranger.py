@@ -1,8 +1,8 @@
 """An initiator that has no registration, and tries to write all the same; runs on a node of the lab.
 
 Arguments: portal, target, initiator name, and the block of 512 bytes to write. It goes on until SIGTERM,
-also over lost sessions, and then prints a line of JSON: how often it was answered with each status of SCSI,
-and when a RESERVATION CONFLICT came first (seconds since 1970). A write that is let through is ``GOOD``.
+also over lost sessions, and then prints a line of JSON: how often it was answered with each status of SCSI.
+A write that is let through is ``GOOD``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import contextlib
 import json
 import signal
 import sys
-import time
 from collections import Counter
 
 from hactl.errors import HactlError
 from hactl.pr_sync.initiator.connect import log_in
 from hactl.pr_sync.initiator.scsi import execute
-from hactl.pr_sync.initiator.sense import Status
 from hactl.pr_sync.initiator.session import Session
 
 ISID = "00023d0000ff"
@@ -31,7 +29,6 @@ class Stranger:
         self._to = (portal, target, initiator)
         self._cdb = b"\x2a\x00" + block.to_bytes(4, "big") + b"\x00\x00\x01\x00"  # WRITE(10), SBC-3 5.29
         self.answers: Counter[str] = Counter()
-        self.refused: float | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -49,8 +46,6 @@ class Stranger:
     async def _write(self, session: Session) -> None:
         result = await execute(session, self._cdb, data_out=b"stranger" * 64)
         self.answers[result.status.name] += 1
-        if result.status is Status.RESERVATION_CONFLICT and self.refused is None:
-            self.refused = time.time()
 
 
 async def main() -> None:
@@ -62,7 +57,7 @@ async def main() -> None:
     await ended.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    print(json.dumps({**stranger.answers, "refused": stranger.refused}), flush=True)
+    print(json.dumps(stranger.answers), flush=True)
 
 
 if __name__ == "__main__":
