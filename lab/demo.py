@@ -61,7 +61,7 @@ def run(lab: Lab, count: int, out: Path) -> None:
         failover.Stranger.admit(lab)
         reservations.reserve(lab)
     console.print(lab.nodes[0].succeed("hactl pr show r0"), markup=False, highlight=False)
-    load = story.Load(client, device)
+    load = story.Load(client, device, rate=100)
     measured: list[story.Switchover] = []
     load.start()
     load.wait_for_progress(200)

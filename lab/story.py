@@ -213,7 +213,7 @@ class Load:
 
     LOG = "/root/load"
 
-    def __init__(self, client: Machine, device: str, rate: int = 100) -> None:
+    def __init__(self, client: Machine, device: str, rate: int = 50) -> None:
         self.client = client
         self.device = device
         self.rate = rate

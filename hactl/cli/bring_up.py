@@ -43,13 +43,12 @@ def bring_up(
     told: tuple[str, ...] = ()
     since: float | None = None
     while True:
-        try:
-            now = _look(agent, resource)
-        except HactlError as error:
-            raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+        now = _try(agent, resource, on)
+        if now is None:
+            return on
         if now.ready:
             break
-        lines = (*now.problems, *now.waiting)
+        lines = tuple(dict.fromkeys((*now.problems, *now.waiting)))
         if lines != told:
             told = lines
             tell("; ".join(lines))
@@ -57,21 +56,30 @@ def bring_up(
         if since is not None and clock() - since > PATIENCE:
             raise unfinished(resource.name, on, "; ".join(now.problems))
         if clock() > end:
-            raise unfinished(resource.name, on, f"not ready after {seconds:g} s: {'; '.join(now.waiting)}")
+            raise unfinished(resource.name, on, f"not ready after {seconds:g} s: {'; '.join(lines)}")
         sleep(INTERVAL)
-    try:
-        agent.promote(resource.name, on)
-    except HactlError as error:
-        if error.code != "pacemaker-in-charge":
-            raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
-    else:
-        return on
     tell("Pacemaker to promote it")
     while (active := _active(agent, resource.name)) is None:
         if clock() > end:
             raise unfinished(resource.name, None, f"Pacemaker has not promoted it after {seconds:g} s")
         sleep(INTERVAL)
     return active
+
+
+def _try(agent: AgentClient, resource: ResourceSpec, on: str) -> Progress | None:
+    """Promote it if it is ready. None: it is active; a `Progress` that is ready: Pacemaker is in charge."""
+    try:
+        now = _look(agent, resource)
+        if now.ready:
+            agent.promote(resource.name, on)
+            return None
+    except HactlError as error:
+        if error.code == "not-ready":
+            # Between the look and the order something may have begun, and the agent may be about to end it.
+            return Progress((error.message,), (error.message,))
+        if error.code != "pacemaker-in-charge":
+            raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
+    return now
 
 
 def _active(agent: AgentClient, resource: str) -> str | None:

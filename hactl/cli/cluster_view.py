@@ -153,4 +153,7 @@ def _progress(
                 waiting.append(
                     f"{node}: disk of volume {number} is {volume['disk']}{''.join(done[:1])}{reason}"
                 )
+        if not any(line.startswith(f"{node}: ") for line in waiting):
+            # Its ports come last: without them no path leads through this node yet.
+            waiting += [f"{node}: {step}{reason}" for step in found.get("pending", ())[:1]]
     return Progress(tuple(waiting), tuple(problems))

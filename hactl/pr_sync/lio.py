@@ -34,6 +34,9 @@ CLEARED = "No Registrations or Reservations\n"
 """What LIO writes for CLEAR; when the last registration ends otherwise, the line has no end
 (core_scsi3_update_and_write_aptpl, core_scsi3_update_aptpl_buf)."""
 
+_DEPTH = 64
+"""Commands that LIO lets an initiator queue (TA_DEFAULT_CMDSN_DEPTH); one more does no harm."""
+
 _TORN = 5
 """Tries at an answer that mixes two states."""
 _log = structlog.get_logger("hactl.pr")
@@ -218,11 +221,38 @@ class LioUnit:
         async with self._cut_off(initiators):
             await self.release(ids)
             # What LIO says now comes back as a reset; then the connection is gone, and its thread with it.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(3):
-                    while threads & self._around.doors.threads():  # noqa: ASYNC110 - nobody tells of it
-                        await asyncio.sleep(0.01)
+            if not await self._ended(threads, 0.2):
+                # It does not come back where traffic control does the cutting.
+                ending = asyncio.ensure_future(asyncio.to_thread(self._end_sessions, initiators))
+                self._later(ending)
+                await asyncio.wait({ending}, timeout=3)
+                if not await self._ended(threads, 0.2):
+                    _log.error("connections that were cut off do not end", unit=self.unit.name)
             yield
+
+    async def _ended(self, threads: set[int], seconds: float) -> bool:
+        """Whether these threads have ended, after that time at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while threads & self._around.doors.threads():  # noqa: ASYNC110 - nobody tells of it
+                    await asyncio.sleep(0.01)
+                return True
+        return False
+
+    def _end_sessions(self, initiators: frozenset[str] | None) -> None:
+        """Have LIO end the sessions of these initiators (None: all) with the unit's target at this node's own
+        port; back when their commands have ended. It does so when the depth of an ACL's queue changes
+        (core_tpg_set_initiator_node_queue_depth). Not for sessions that may be ending by themselves: LIO does
+        not hold on to a session between finding and ending it."""
+        fs = self._around.fs
+        acls = f"iscsi/{self.unit.target}/tpgt_{self.unit.port(self._around.node).tag}/acls"
+        for initiator in fs.listdir(acls):
+            if initiator == CONTROL or (initiators is not None and initiator not in initiators):
+                continue
+            depth = f"{acls}/{initiator}/cmdsn_depth"
+            with contextlib.suppress(HactlError):
+                # If it has lost its access meanwhile, its session has ended too.
+                fs.write(depth, str(_DEPTH + 1 if int(fs.read(depth)) == _DEPTH else _DEPTH))
 
     @contextlib.asynccontextmanager
     async def _cut_off(self, initiators: frozenset[str] | None = None) -> AsyncIterator[None]:

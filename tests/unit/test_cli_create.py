@@ -36,6 +36,16 @@ def test_it_waits_and_promotes(agent: tuple[FakeAgent, World]) -> None:
     assert fake.orders == ["promote r7"]
 
 
+def test_an_agent_that_is_not_ready_yet_is_asked_again(agent: tuple[FakeAgent, World]) -> None:
+    fake, world = agent
+    fake.late = ["r7"]
+    fake.not_ready = ["the LIO tree is not in order: enable portal group 1"]
+    result = world.cli(*CREATE)
+    assert (result.exit_code, result.stdout) == (Exit.OK, "r7: created on n1, n2, active on n1\n")
+    assert "waiting for n1 cannot take over r7: the LIO tree is not in order" in result.stderr
+    assert fake.orders == ["promote r7"]
+
+
 def test_where_pacemaker_is_in_charge_it_waits_for_that(agent: tuple[FakeAgent, World]) -> None:
     fake, world = agent
     fake.late = ["r7"]
@@ -118,6 +128,11 @@ def test_progress() -> None:
     assert seen({"volumes": []}, ready).waiting == ("n1: volume 0 is not set up",)
     failing = {"volumes": [], "reason": "the pool is full"}
     assert seen(failing, ready).waiting == ("n1: volume 0 is not set up (the pool is full)",)
+    shut = {"volumes": [volume()], "pending": ["enable portal group 1", "enable portal group 2"]}
+    assert seen(ready, shut).waiting == ("n2: enable portal group 1",)
+    assert seen({**shut, "reason": "no such portal"}, ready).waiting == (
+        "n1: enable portal group 1 (no such portal)",
+    )
     copying = [{"volumes": [{"number": 0, "done": 41.5}]}]
     late = {"volumes": [volume(disk="Inconsistent")], "connections": copying}
     assert seen(late, ready).waiting == ("n1: disk of volume 0 is Inconsistent, 42 %",)
@@ -136,6 +151,19 @@ class MemoryTime:
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
+
+
+def test_an_agent_that_is_never_ready_ends_the_wait(agent: tuple[FakeAgent, World]) -> None:
+    fake, world = agent
+    fake.not_ready = ["gate hactl-r7-0 has a table that is not hactl's"] * 100
+    world.ok(*CREATE, "--no-wait")
+    fake.roles["r7"], fake.active["r7"] = "standby", None
+    clock = MemoryTime()
+    made = world.desired.cluster.resource("r7")
+    with pytest.raises(Unknown, match=r"has a table that is not hactl's"):
+        bring_up(AgentClient(str(world.socket)), made, "n1", 600, print, clock=clock.now, sleep=clock.sleep)
+    assert PATIENCE < clock.seconds < 2 * PATIENCE
+    assert fake.orders == []
 
 
 def test_a_problem_that_stays_ends_the_wait(agent: tuple[FakeAgent, World]) -> None:

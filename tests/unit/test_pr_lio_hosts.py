@@ -1,11 +1,17 @@
-"""Whom a cut is for: addresses of the initiators that are meant, and of more where LIO does not show all."""
+"""Whom a cut is for: addresses of the initiators that are meant, and of more where LIO does not show all; and
+the end of their connections."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
+from hactl.pr_sync.capture.protocol import Held
 from hactl.pr_sync.lio import LioUnit, Surroundings
+from hactl.runner import Completed
 from hactl.target.tree import CONTROL
 from tests.unit.pr_world import INITIATORS, unit
 
@@ -24,6 +30,8 @@ class Files:
             else f"No active iSCSI Session for Initiator Endpoint: {name}\n"
             for (tag, name), ip in sessions.items()
         }
+        self.files |= {f"{TARGET}/tpgt_{tag}/acls/{name}/cmdsn_depth": "64" for tag, name in sessions}
+        self.changed: list[str] = []
         if count is not None:
             self.files[COUNT] = str(count)
 
@@ -37,6 +45,11 @@ class Files:
 
     def read(self, path: str) -> str:
         return self.files[path]
+
+    def write(self, path: str, value: str) -> None:
+        if self.files[path] != value:
+            self.files[path] = value
+            self.changed.append(path)
 
 
 SESSIONS = {
@@ -67,3 +80,52 @@ def test_only_those_that_are_meant() -> None:
 def test_all_that_are_connected_where_there_are_more_sessions_than_are_shown() -> None:
     assert hosts(5, frozenset({A})) == {"192.0.2.11", "192.0.2.99"}
     assert hosts(None, frozenset({C})) == {"192.0.2.11", "192.0.2.99"}
+
+
+class Host:
+    """Two connections at the kernel's end. ``deaf``: what is said on them does not come back as a reset."""
+
+    def __init__(self, *, deaf: bool) -> None:
+        self.deaf = deaf
+        self.files = Files(SESSIONS, 4)
+        self.serving = {101: A, 102: B}
+        self.cut = 0
+
+    async def run(
+        self, argv: Sequence[str], *, timeout: float = 30.0, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        self.cut += 1 if stdin is not None else -1
+        return Completed(tuple(argv), 0, "", "")
+
+    async def release(self, id: str) -> None:  # noqa: A002 - the capture's name
+        assert self.cut, "an answer would get through"
+        if not self.deaf:
+            self.serving.pop(int(id))
+
+    def threads(self) -> set[int]:
+        ended = {path.split("/")[4] for path in self.files.changed}
+        return {number for number, initiator in self.serving.items() if initiator not in ended}
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_the_connection_that_was_cut_has_ended_before_the_cut_ends(deaf: bool) -> None:
+    host = Host(deaf=deaf)
+    around = SimpleNamespace(
+        node="n1",
+        portal=lambda: "192.0.2.1:3260",
+        fs=host.files,
+        runner=host,
+        capture=host,
+        doors=host,
+        now=lambda: 0.0,
+    )
+    lio = LioUnit(unit(), cast("Surroundings", around), lambda: None)
+    lio.arrived(Held("101", lio.unit.serial, 0.0, 1, "", thread=101))
+    async with lio.cut(["101"], frozenset({A})):
+        assert host.threads() == {102}
+        assert host.cut == 1
+    assert host.cut == 0
+    own = [f"{TARGET}/tpgt_1/acls/{A}/cmdsn_depth"]
+    assert host.files.changed == (own if deaf else []), (
+        "others' sessions go on, and so do this one's elsewhere"
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lab import story
 from lab.api import Lab
-from tests.lab.test_reservations import kill, reserve, seen_through_both, without_generation
+from lab.reservations import KEYS, path_of
+from tests.lab.test_reservations import reserve, seen_through_both, without_generation
 
 
 def test_a_reservation_outlives_switchovers_and_killed_processes(
@@ -22,3 +23,13 @@ def test_a_reservation_outlives_switchovers_and_killed_processes(
             # Only PRgeneration has gone on.
             assert without_generation(seen_through_both(cluster)) == without_generation(before)
     load.wait_for_progress()
+
+
+def kill(cluster: Lab, node: str, unit: str) -> None:
+    """Kill a process of hactl's, and register again while it is not there or not ready again: the command
+    waits, or its session is cut and it is sent again; it is never answered and then forgotten."""
+    client = cluster["c1"]
+    cluster[node].succeed(f"systemctl kill --signal=KILL {unit}")
+    again = f"sg_persist -n --out --register-ignore --param-sark={KEYS[0]} {path_of(cluster, 'n1')}"
+    client.wait_until_succeeds(again, timeout=120)
+    story.wait_until_paths(client, active=story.active_node(cluster), lab=cluster)

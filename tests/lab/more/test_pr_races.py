@@ -305,9 +305,10 @@ def test_a_preempt_through_the_standby_port_stops_the_victims_writes(
 
 @dataclass(frozen=True)
 class Look:
-    """A PERSISTENT RESERVE IN of a history."""
+    """A PERSISTENT RESERVE IN of a history. ``quiet``: nothing else is under way."""
 
     what: Read
+    quiet: bool = False
 
 
 Call = Command | Look
@@ -328,10 +329,26 @@ def seen(what: Read, data: bytes) -> tuple[object, ...]:
             return status.generation, frozenset(status.descriptors)
 
 
+LATE = 3
+"""By how much PRgeneration may be behind in an answer while commands are under way: LIO changes registrations
+and the reservation first and counts then (core_scsi3_emulate_pro_preempt), and nothing keeps reads apart from
+that."""
+
+
+def accepts(expected: Answer, answer: Answer) -> bool:
+    """Whether the model's answer explains what was answered."""
+    if isinstance(expected, Outcome) or isinstance(answer, Outcome) or expected == answer:
+        return expected == answer
+    (generation, *rest), (told, *what), quiet = expected, answer, answer[-1]
+    assert isinstance(generation, int)
+    assert isinstance(told, int)
+    return not quiet and rest == what and 0 <= generation - told <= LATE
+
+
 def specification(state: State, call: Call) -> tuple[Answer, State]:
     """The model, for the checker."""
     if isinstance(call, Look):
-        return seen(call.what, answer_to(state, call.what)), state
+        return (*seen(call.what, answer_to(state, call.what)), call.quiet), state
     return apply(state, call, ACCESS)
 
 
@@ -366,7 +383,7 @@ def operation(call: Call, told: Told) -> Operation[Call, Answer]:
         return Operation(told.nexus, told.start, told.end, call, UNANSWERED)
     if isinstance(call, Look):
         assert told.good, told
-        return Operation(told.nexus, told.start, told.end, call, seen(call.what, told.data))
+        return Operation(told.nexus, told.start, told.end, call, (*seen(call.what, told.data), call.quiet))
     return Operation(told.nexus, told.start, told.end, call, told.outcome)
 
 
@@ -388,7 +405,7 @@ def test_a_random_history_is_linearizable(
             calls[tag] = some_call(rng, one, keys)
             steps.append(as_step(calls[tag], tag, rng.choice((0.0, 0.1, 0.5, 2.0))))
         tag = next(tags)
-        calls[tag] = Look(Read.FULL_STATUS)
+        calls[tag] = Look(Read.FULL_STATUS, quiet=True)
         scripts[one] = [*steps, {"meet": "end"}, read(Read.FULL_STATUS, tag=tag)]
     run = drive(hosts, scripts, timeout=900)
     keep(run, calls, request.node.name, seed)
@@ -398,6 +415,7 @@ def test_a_random_history_is_linearizable(
         State(generation),
         specification,
         key=lambda state: state.everything,
+        accepts=accepts,
     )
     lost = len(run.lost)
     good = sum(isinstance(call, Command) and told[tag].good for tag, call in calls.items())
