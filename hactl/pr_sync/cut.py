@@ -1,4 +1,5 @@
-"""Ending initiators' connections in such a way that nothing that is said later reaches them.
+"""Ending initiators' connections in such a way that nothing that is said later reaches them; and making hosts
+wait with what they say.
 
 Packets of these connections are answered with a reset in both directions (nftables, reject with tcp reset):
 what LIO answers from then on comes back to it as a broken connection. Rules are per host, not per connection:
@@ -8,6 +9,8 @@ connections nor which thread of its serves which.
 Where the kernel's nftables cannot do that (user-mode Linux has none of its families), traffic control turns
 every segment that leaves port 3260 for these hosts into a reset with the sequence number that it has, so the
 initiator's end is gone and answers what LIO repeats later with a reset of its own.
+
+Who shall wait is not heard: what it sends is dropped, and TCP sends it again.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -30,20 +36,61 @@ _log = structlog.get_logger("hactl.pr")
 PORT = 3260
 _LISTENS = "0A"
 _PREFIX = "hactl-cut-"
+_PREFS = range(26000, 26000 + 64 * 64)
+"""Preferences of this module's filters of traffic control: 64 for each block."""
+
+
+_INPUT, _OUTPUT = ("input", "saddr", "dport"), ("output", "daddr", "sport")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What becomes of segments. ``chains``: of nftables, with the names of the host's address and of LIO's
+    port in them. ``hook``, ``port``, ``host``, ``action``: of traffic control."""
+
+    chains: tuple[tuple[str, str, str], ...]
+    verdict: str
+    hook: str
+    port: str
+    host: str
+    action: tuple[str, ...]
+
+
+_RESET = _Rule(
+    (_INPUT, _OUTPUT),
+    "reject with tcp reset",
+    "egress",
+    "src_port",
+    "dst_ip",
+    # RST and ACK.
+    ("pedit", "ex", "munge", "tcp", "flags", "set", "0x14", "pipe", "action", "csum", "tcp"),
+)
+_DROP = _Rule((_INPUT,), "drop", "ingress", "dst_port", "src_ip", ("drop",))
+
+
+def cut_off(runner: Runner, hosts: Collection[str]) -> AbstractAsyncContextManager[None]:
+    """Nothing passes between LIO's port on this node and these addresses until the block ends; their
+    connections end."""
+    return _ruled(runner, hosts, _RESET)
+
+
+def held_off(runner: Runner, hosts: Collection[str]) -> AbstractAsyncContextManager[None]:
+    """Nothing that these addresses send to LIO's port on this node is heard until the block ends; their
+    connections stay."""
+    return _ruled(runner, hosts, _DROP)
 
 
 @contextlib.asynccontextmanager
-async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]:
-    """Nothing passes between LIO's port on this node and these addresses until the block ends."""
+async def _ruled(runner: Runner, hosts: Collection[str], rule: _Rule) -> AsyncIterator[None]:
     number = next(_numbers)
     try:
         try:
-            await runner.run(["nft", "-f", "-"], stdin=_table(number, hosts))
+            await runner.run(["nft", "-f", "-"], stdin=_table(number, hosts, rule))
             undo = [["nft", "delete", "table", "inet", _name(number)]]
         except CommandFailed as error:
             if "Operation not supported" not in error.completed.stderr:
                 raise
-            undo = await _with_tc(runner, number, hosts)
+            undo = await _with_tc(runner, number, hosts, rule)
     except (CommandFailed, CommandTimeout, OSError) as error:
         raise Failed(
             "pr-cut-failed",
@@ -59,19 +106,28 @@ async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]
 
 def peers(proc: Path = Path("/proc")) -> set[str]:
     """Addresses that are connected with port 3260 of this node."""
-    found = set()
+    return {address for address, _ in _connections(proc)}
+
+
+def unread(hosts: Collection[str], proc: Path = Path("/proc")) -> bool:
+    """Whether LIO has not taken all yet that has arrived from these addresses."""
+    return any(waits for address, waits in _connections(proc) if address in hosts)
+
+
+def _connections(proc: Path) -> Iterator[tuple[str, bool]]:
+    """The other ends of connections with port 3260 of this node, and whether something from there is in the
+    queue (proc_net_tcp.rst: ``tx_queue:rx_queue``)."""
     for name in ("tcp", "tcp6"):
         try:
             lines = (proc / "net" / name).read_text().splitlines()[1:]
         except FileNotFoundError:
             continue
         for line in lines:
-            local, remote, state = line.split()[1:4]
+            local, remote, state, queues = line.split()[1:5]
             if int(local.rpartition(":")[2], 16) == PORT and state != _LISTENS:
                 address = _address(remote.rpartition(":")[0])
                 if not address.is_loopback:
-                    found.add(str(address))
-    return found
+                    yield str(address), int(queues.rpartition(":")[2], 16) > 0
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
@@ -96,25 +152,39 @@ async def end_all(runner: Runner) -> None:
     except (CommandFailed, CommandTimeout, OSError) as error:
         # Without nftables there are none.
         _log.info("rules that cut hosts off cannot be listed", error=str(error))
+    try:
+        for qdisc in json.loads((await runner.run(["tc", "-j", "qdisc", "show"])).stdout or "[]"):
+            if qdisc["kind"] == "clsact":
+                for hook in ("ingress", "egress"):
+                    await _remove_filters(runner, ["dev", qdisc["dev"], hook])
+    except (CommandFailed, CommandTimeout, OSError, ValueError) as error:
+        _log.info("filters that cut hosts off cannot be listed", error=str(error))
+
+
+async def _remove_filters(runner: Runner, place: list[str]) -> None:
+    """All of this module's at one hook of an interface."""
+    shown = json.loads((await runner.run(["tc", "-j", "filter", "show", *place])).stdout or "[]")
+    for pref in {one["pref"] for one in shown if one.get("pref") in _PREFS}:
+        await runner.run(["tc", "filter", "del", *place, "pref", str(pref)])
 
 
 def _name(number: int) -> str:
     return f"{_PREFIX}{number}"
 
 
-def _table(number: int, hosts: Collection[str]) -> str:
+def _table(number: int, hosts: Collection[str], rule: _Rule) -> str:
     table = _name(number)
     rules = [f"add table inet {table}"]
-    for chain, peer, port in (("input", "saddr", "dport"), ("output", "daddr", "sport")):
+    for chain, peer, port in rule.chains:
         rules.append(f"add chain inet {table} {chain} {{ type filter hook {chain} priority -300; }}")
         for host in sorted(hosts):
             family = "ip6" if ip_address(host).version == 6 else "ip"
             match = f"{family} {peer} {host} tcp {port} {PORT}"
-            rules.append(f"add rule inet {table} {chain} {match} reject with tcp reset")
+            rules.append(f"add rule inet {table} {chain} {match} {rule.verdict}")
     return "\n".join(rules) + "\n"
 
 
-async def _with_tc(runner: Runner, number: int, hosts: Collection[str]) -> list[list[str]]:
+async def _with_tc(runner: Runner, number: int, hosts: Collection[str], rule: _Rule) -> list[list[str]]:
     """The same by traffic control; what undoes it."""
     undo: list[list[str]] = []
     try:
@@ -125,11 +195,17 @@ async def _with_tc(runner: Runner, number: int, hosts: Collection[str]) -> list[
             device = route[route.index("dev") + 1]
             # Fails if it is there already.
             await runner.run(["tc", "qdisc", "add", "dev", device, "clsact"], check=False)
-            place = ["dev", device, "egress", "pref", str(number * 64 % 32768 + at), "protocol", family]
-            match = ["flower", "ip_proto", "tcp", "src_port", str(PORT), "dst_ip", host]
-            # RST and ACK.
-            reset = ["action", "pedit", "ex", "munge", "tcp", "flags", "set", "0x14"]
-            await runner.run(["tc", "filter", "add", *place, *match, *reset, "pipe", "action", "csum", "tcp"])
+            place = [
+                "dev",
+                device,
+                rule.hook,
+                "pref",
+                str(_PREFS.start + number * 64 % len(_PREFS) + at % 64),
+                "protocol",
+                family,
+            ]
+            match = ["flower", "ip_proto", "tcp", rule.port, str(PORT), rule.host, host]
+            await runner.run(["tc", "filter", "add", *place, *match, "action", *rule.action])
             undo.append(["tc", "filter", "del", *place])
     except BaseException:
         await asyncio.shield(_remove(runner, undo))

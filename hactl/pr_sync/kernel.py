@@ -64,6 +64,15 @@ class UnitKernel(Protocol):
         answered is lost."""
         ...
 
+    def hold_off(self, initiators: frozenset[str]) -> AbstractAsyncContextManager[None]:
+        """What these initiators send to this node's port arrives when the block has ended, with their
+        connections whole. What had arrived before is ``waiting``, or has been answered.
+
+        For replaying what ends their registrations: LIO waits in a busy loop, with the lock that all I/O to
+        the unit takes, until nobody uses a registration that it removes (__core_scsi3_free_registration), and
+        a command that is held uses its own."""
+        ...
+
     async def rebuild(self, state: State) -> None:
         """Take the unit away from its initiators, give it this state, PRgeneration included, and offer it
         again. Commands that wait are gone afterwards; no answer to them can have left."""

@@ -14,7 +14,7 @@ import structlog
 from hactl.errors import Failed, HactlError
 from hactl.pr_sync.capture.protocol import Capture, Held
 from hactl.pr_sync.commands import Command
-from hactl.pr_sync.cut import cut_off, peers
+from hactl.pr_sync.cut import cut_off, held_off, peers, unread
 from hactl.pr_sync.doors import Doors
 from hactl.pr_sync.full_status import known_ports, state_from_full_status
 from hactl.pr_sync.initiator import scsi
@@ -37,6 +37,9 @@ CLEARED = "No Registrations or Reservations\n"
 _DEPTH = 64
 """Commands that LIO lets an initiator queue (TA_DEFAULT_CMDSN_DEPTH); one more does no harm."""
 
+_TAKEN = 1.0
+"""Seconds in which LIO has taken what has arrived, unless the thread that shall take it waits itself."""
+
 _TORN = 5
 """Tries at an answer that mixes two states."""
 _log = structlog.get_logger("hactl.pr")
@@ -46,7 +49,8 @@ _log = structlog.get_logger("hactl.pr")
 class Surroundings:
     """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
     with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port; ``peers``
-    are the addresses that anybody is connected from."""
+    are the addresses that anybody is connected from; ``unread``: whether something from these has not been
+    taken yet."""
 
     node: str
     portal: Callable[[], str]
@@ -58,6 +62,7 @@ class Surroundings:
     rebuild: Callable[[Unit, State], Awaitable[None]]
     shut_port: Callable[[Unit], Awaitable[None]]
     peers: Callable[[], set[str]] = peers
+    unread: Callable[[Collection[str]], bool] = unread
 
 
 class LioUnit:
@@ -253,6 +258,21 @@ class LioUnit:
             with contextlib.suppress(HactlError):
                 # If it has lost its access meanwhile, its session has ended too.
                 fs.write(depth, str(_DEPTH + 1 if int(fs.read(depth)) == _DEPTH else _DEPTH))
+
+    @contextlib.asynccontextmanager
+    async def hold_off(self, initiators: frozenset[str]) -> AsyncIterator[None]:
+        hosts = await asyncio.to_thread(self._hosts, initiators)
+        if not hosts:
+            yield
+            return
+        async with held_off(self._around.runner, hosts):
+            # What had arrived is taken from the queue and carried out by one thread, without a pause until
+            # it is answered or held; the read of the state that comes next takes longer than that.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TAKEN):
+                    while await asyncio.to_thread(self._around.unread, hosts):  # noqa: ASYNC110 - see above
+                        await asyncio.sleep(0.005)
+            yield
 
     @contextlib.asynccontextmanager
     async def _cut_off(self, initiators: frozenset[str] | None = None) -> AsyncIterator[None]:

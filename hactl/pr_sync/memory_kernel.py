@@ -11,7 +11,7 @@ from hactl.errors import Failed
 from hactl.pr_sync.commands import GENERATIONS, Command, Outcome
 from hactl.pr_sync.kernel import CONFLICTS, Waiting
 from hactl.pr_sync.model import apply
-from hactl.pr_sync.state import Action, Hidden, State
+from hactl.pr_sync.state import Action, Hidden, Nexus, State
 from hactl.pr_sync.units import Unit
 
 _LATE = (Action.CLEAR, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
@@ -27,7 +27,7 @@ class _Held:
     waiting: Waiting
     answer: asyncio.Future[bool]
     counts: bool
-    initiator: str
+    nexus: Nexus
 
 
 class MemoryUnit:
@@ -49,10 +49,14 @@ class MemoryUnit:
         self._away: list[frozenset[str] | None] = []
         """Who is cut off; None: all."""
         self.cuts: list[frozenset[str] | None] = []
+        self._held_off: list[frozenset[str]] = []
+        self._heard = asyncio.Condition()
 
     async def send(self, command: Command) -> Outcome:
         """As an initiator: back with the answer, or :class:`SessionCut`. One command at a time on a nexus."""
         async with self._connections.setdefault(command.nexus, asyncio.Lock()):
+            async with self._heard:
+                await self._heard.wait_for(lambda: not self._is_held_off(command.nexus.initiator))
             if self._is_cut(command.nexus.initiator):
                 raise SessionCut(str(command))
             outcome = self._execute(command)
@@ -77,7 +81,7 @@ class MemoryUnit:
         self._next += 1
         waiting = Waiting(number, self._now(), command.action is Action.CLEAR)
         answer = asyncio.get_running_loop().create_future()
-        held = _Held(waiting, answer, command.action in _LATE, command.nexus.initiator)
+        held = _Held(waiting, answer, command.action in _LATE, command.nexus)
         self._held[number] = held
         self._changed()
         return held
@@ -109,7 +113,11 @@ class MemoryUnit:
         nexus = command.nexus
         if self.node and nexus.rtpi == self.unit.port(self.node).rtpi and not self._is_cut(nexus.initiator):
             raise AssertionError(f"{nexus} would lose its session")
+        before = self.state.registrations
         outcome = self._execute(command)
+        used = {held.nexus for held in self._held.values()}
+        if stuck := used & (before.keys() - self.state.registrations.keys()):
+            raise AssertionError(f"LIO would wait, and everybody with it, for commands of {stuck}")
         if not outcome.good:
             raise Failed(CONFLICTS, f"{command.action.name} is answered {outcome.status.name}")
         if command.action in _LATE:
@@ -134,7 +142,7 @@ class MemoryUnit:
         self._away.append(initiators)
         try:
             for held in self._held.values():
-                if self._is_cut(held.initiator) and not held.answer.done():
+                if self._is_cut(held.nexus.initiator) and not held.answer.done():
                     held.answer.set_result(False)
             await asyncio.sleep(0)
             # Who is not cut off hears what is let go.
@@ -142,6 +150,20 @@ class MemoryUnit:
             yield
         finally:
             self._away.remove(initiators)
+
+    def _is_held_off(self, initiator: str) -> bool:
+        return any(initiator in names for names in self._held_off)
+
+    @asynccontextmanager
+    async def hold_off(self, initiators: frozenset[str]) -> AsyncIterator[None]:
+        self._held_off.append(initiators)
+        try:
+            await asyncio.sleep(0)
+            yield
+        finally:
+            self._held_off.remove(initiators)
+            async with self._heard:
+                self._heard.notify_all()
 
     async def rebuild(self, state: State) -> None:
         self.hang_up()

@@ -289,13 +289,16 @@ class UnitSync:
             self._suspects.note([w.id for w in self._kernel.waiting()], self.head.state, after, self._port)
             await self._at(Head(entry.index, entry.id, after, entry.revision))
             return
-        await self._make_way(entry)
-        async with self._kernel.cut((), own) if own else contextlib.nullcontext():
-            for command in entry.commands:
-                try:
-                    await self._kernel.replay(_strict(command))
-                except HactlError as error:
-                    raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
+        gone = self.head.state.registrations.keys() - after.registrations.keys()
+        victims = frozenset(n.initiator for n in gone if n.rtpi == self._port) - own
+        async with self._kernel.hold_off(victims) if victims else contextlib.nullcontext():
+            await self._make_way(entry)
+            async with self._kernel.cut((), own) if own else contextlib.nullcontext():
+                for command in entry.commands:
+                    try:
+                        await self._kernel.replay(_strict(command))
+                    except HactlError as error:
+                        raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
         if entry.node == self.node:
             # Its commit was cut short: the kernel has counted these already.
             known = min(count, self._owed)

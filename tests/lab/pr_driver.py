@@ -4,7 +4,8 @@ Standard input: a JSON list of nexuses, each with ``name``, ``portal``, ``target
 ``lun`` and ``steps``, which it takes one after another; all nexuses go on at once. A step is one of
 
 - ``{"cdb": hex, "out": hex}`` or ``{"cdb": hex, "in": bytes}``: a command; with ``tag`` if one is given, and
-  sent after ``delay`` seconds
+  sent after ``delay`` seconds; with ``turn``, a name, and ``alone``: not while another one of that name is
+  under way that has ``alone`` set, and if it has so itself, while any is
 - ``{"flood": event, "lba": n, "depth": n, "most": seconds}``: numbered writes of one block, back to back,
   ``depth`` of them at once and each to a block of its own from ``lba`` on, until the event is set
 - ``{"meet": name}``: go on when every nexus that has a step of this name has come to it
@@ -19,10 +20,12 @@ after it the nexus logs in again. Unit attentions and BUSY are put up with, exce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from typing import Any
 
 from hactl.errors import Failed, HactlError, Unknown
@@ -38,6 +41,29 @@ ANSWER_IN = 12.0
 LOGIN_AGAIN = 0.2
 
 
+class Turns:
+    """Whoever has to be alone is so; the others may be many."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Condition()
+        self._many = 0
+        self._alone = False
+
+    @contextlib.asynccontextmanager
+    async def taken(self, *, alone: bool) -> AsyncIterator[None]:
+        async with self._free:
+            await self._free.wait_for(lambda: not self._alone and not (alone and self._many))
+            self._many += not alone
+            self._alone = alone
+        try:
+            yield
+        finally:
+            async with self._free:
+                self._many -= not alone
+                self._alone = False
+                self._free.notify_all()
+
+
 class World:
     """What nexuses share."""
 
@@ -45,6 +71,7 @@ class World:
         meetings = Counter(step["meet"] for nexus in nexuses for step in nexus["steps"] if "meet" in step)
         self.meetings = {name: asyncio.Barrier(parties) for name, parties in meetings.items()}
         self._events: dict[str, asyncio.Event] = {}
+        self.turns: defaultdict[str, Turns] = defaultdict(Turns)
 
     def event(self, name: str) -> asyncio.Event:
         return self._events.setdefault(name, asyncio.Event())
@@ -78,7 +105,12 @@ class Initiator:
             else:
                 expected = step.get("in", 0)
                 out = bytes.fromhex(step.get("out", ""))
-                await self._command(bytes.fromhex(step["cdb"]), out, expected, PATIENT, tag=step.get("tag"))
+                cdb, tag = bytes.fromhex(step["cdb"]), step.get("tag")
+                if "turn" in step:
+                    async with self._world.turns[step["turn"]].taken(alone=step["alone"]):
+                        await self._command(cdb, out, expected, PATIENT, tag=tag)
+                else:
+                    await self._command(cdb, out, expected, PATIENT, tag=tag)
         session = await self._ready()
         await session.logout()
 

@@ -1,4 +1,5 @@
-"""A counter that follows late: the kernel counts a CLEAR only some time after the agent let it go."""
+"""What comes late: the counter, which follows a CLEAR only some time after the agent let it go; and commands
+of those whose registrations are about to go."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-from hactl.pr_sync.commands import Command, Status
+from hactl.pr_sync.commands import Command, Outcome, Status
 from hactl.pr_sync.memory_kernel import MemoryUnit
 from hactl.pr_sync.state import Action
 from hactl.pr_sync.sync import Limits
@@ -56,3 +57,36 @@ async def test_a_preempt_that_looked_like_an_unregistration_is_counted_everywher
         # Much sooner than after the time for which is waited otherwise.
         async with asyncio.timeout(8):
             await w.until(lambda: w.kernels["n2"].state == kernel.state)
+
+
+class Hurried(MemoryUnit):
+    """Its initiator sends one more command at the worst moment: when the agent has looked, and is about to
+    replay what ends the initiator's registration."""
+
+    late: asyncio.Task[Outcome] | None = None
+
+    async def replay(self, command: Command) -> None:
+        if command.action is Action.PREEMPT_AND_ABORT and self.late is None:
+            victim = next(n for n in self.state.registrations if n.rtpi == self.unit.port(self.node).rtpi)
+            self.late = asyncio.create_task(self.send(register(victim, 9)))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await super().replay(command)
+
+
+async def test_whose_registration_is_preempted_elsewhere_is_not_heard_meanwhile() -> None:
+    async with world(2) as w:
+        victim, other = w.nexus(0, "n1"), w.nexus(1, "n2")
+        here, there = w.kernels["n1"], w.kernels["n2"]
+        here.__class__ = Hurried
+        assert isinstance(here, Hurried)
+        assert (await here.send(register(victim, 1))).good
+        assert (await there.send(register(other, 2))).good
+        assert (await there.send(Command(other, Action.PREEMPT, 2, 1, type=1))).good
+        # It is heard afterwards, with its connection whole, and registers as if for the first time.
+        assert here.late is not None
+        async with asyncio.timeout(8):
+            assert (await here.late).good
+        assert here.cuts == []
+        await w.settled()
+        assert {n: r.key for n, r in there.state.registrations.items()} == {victim: 9, other: 2}
