@@ -1,5 +1,4 @@
-"""Ending initiators' connections in such a way that nothing that is said later reaches them; and making hosts
-wait with what they say.
+"""Ending initiators' connections in such a way that nothing that is said later reaches them.
 
 Packets of these connections are answered with a reset in both directions (nftables, reject with tcp reset):
 what LIO answers from then on comes back to it as a broken connection. Rules are per host, not per connection:
@@ -9,8 +8,6 @@ connections nor which thread of its serves which.
 Where the kernel's nftables cannot do that (user-mode Linux has none of its families), traffic control turns
 every segment that leaves port 3260 for these hosts into a reset with the sequence number that it has, so the
 initiator's end is gone and answers what LIO repeats later with a reset of its own.
-
-Who shall wait is not heard: what it sends is dropped, and TCP sends it again.
 """
 
 from __future__ import annotations
@@ -20,9 +17,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -40,57 +35,18 @@ _PREFS = range(26000, 26000 + 64 * 64)
 """Preferences of this module's filters of traffic control: 64 for each block."""
 
 
-_INPUT, _OUTPUT = ("input", "saddr", "dport"), ("output", "daddr", "sport")
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What becomes of segments. ``chains``: of nftables, with the names of the host's address and of LIO's
-    port in them. ``hook``, ``port``, ``host``, ``action``: of traffic control."""
-
-    chains: tuple[tuple[str, str, str], ...]
-    verdict: str
-    hook: str
-    port: str
-    host: str
-    action: tuple[str, ...]
-
-
-_RESET = _Rule(
-    (_INPUT, _OUTPUT),
-    "reject with tcp reset",
-    "egress",
-    "src_port",
-    "dst_ip",
-    # RST and ACK.
-    ("pedit", "ex", "munge", "tcp", "flags", "set", "0x14", "pipe", "action", "csum", "tcp"),
-)
-_DROP = _Rule((_INPUT,), "drop", "ingress", "dst_port", "src_ip", ("drop",))
-
-
-def cut_off(runner: Runner, hosts: Collection[str]) -> AbstractAsyncContextManager[None]:
-    """Nothing passes between LIO's port on this node and these addresses until the block ends; their
-    connections end."""
-    return _ruled(runner, hosts, _RESET)
-
-
-def held_off(runner: Runner, hosts: Collection[str]) -> AbstractAsyncContextManager[None]:
-    """Nothing that these addresses send to LIO's port on this node is heard until the block ends; their
-    connections stay."""
-    return _ruled(runner, hosts, _DROP)
-
-
 @contextlib.asynccontextmanager
-async def _ruled(runner: Runner, hosts: Collection[str], rule: _Rule) -> AsyncIterator[None]:
+async def cut_off(runner: Runner, hosts: Collection[str]) -> AsyncIterator[None]:
+    """Nothing passes between LIO's port on this node and these addresses until the block ends."""
     number = next(_numbers)
     try:
         try:
-            await runner.run(["nft", "-f", "-"], stdin=_table(number, hosts, rule))
+            await runner.run(["nft", "-f", "-"], stdin=_table(number, hosts))
             undo = [["nft", "delete", "table", "inet", _name(number)]]
         except CommandFailed as error:
             if "Operation not supported" not in error.completed.stderr:
                 raise
-            undo = await _with_tc(runner, number, hosts, rule)
+            undo = await _with_tc(runner, number, hosts)
     except (CommandFailed, CommandTimeout, OSError) as error:
         raise Failed(
             "pr-cut-failed",
@@ -106,28 +62,19 @@ async def _ruled(runner: Runner, hosts: Collection[str], rule: _Rule) -> AsyncIt
 
 def peers(proc: Path = Path("/proc")) -> set[str]:
     """Addresses that are connected with port 3260 of this node."""
-    return {address for address, _ in _connections(proc)}
-
-
-def unread(hosts: Collection[str], proc: Path = Path("/proc")) -> bool:
-    """Whether LIO has not taken all yet that has arrived from these addresses."""
-    return any(waits for address, waits in _connections(proc) if address in hosts)
-
-
-def _connections(proc: Path) -> Iterator[tuple[str, bool]]:
-    """The other ends of connections with port 3260 of this node, and whether something from there is in the
-    queue (proc_net_tcp.rst: ``tx_queue:rx_queue``)."""
+    found = set()
     for name in ("tcp", "tcp6"):
         try:
             lines = (proc / "net" / name).read_text().splitlines()[1:]
         except FileNotFoundError:
             continue
         for line in lines:
-            local, remote, state, queues = line.split()[1:5]
+            local, remote, state = line.split()[1:4]
             if int(local.rpartition(":")[2], 16) == PORT and state != _LISTENS:
                 address = _address(remote.rpartition(":")[0])
                 if not address.is_loopback:
-                    yield str(address), int(queues.rpartition(":")[2], 16) > 0
+                    found.add(str(address))
+    return found
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
@@ -155,8 +102,7 @@ async def end_all(runner: Runner) -> None:
     try:
         for qdisc in json.loads((await runner.run(["tc", "-j", "qdisc", "show"])).stdout or "[]"):
             if qdisc["kind"] == "clsact":
-                for hook in ("ingress", "egress"):
-                    await _remove_filters(runner, ["dev", qdisc["dev"], hook])
+                await _remove_filters(runner, ["dev", qdisc["dev"], "egress"])
     except (CommandFailed, CommandTimeout, OSError, ValueError) as error:
         _log.info("filters that cut hosts off cannot be listed", error=str(error))
 
@@ -172,19 +118,19 @@ def _name(number: int) -> str:
     return f"{_PREFIX}{number}"
 
 
-def _table(number: int, hosts: Collection[str], rule: _Rule) -> str:
+def _table(number: int, hosts: Collection[str]) -> str:
     table = _name(number)
     rules = [f"add table inet {table}"]
-    for chain, peer, port in rule.chains:
+    for chain, peer, port in (("input", "saddr", "dport"), ("output", "daddr", "sport")):
         rules.append(f"add chain inet {table} {chain} {{ type filter hook {chain} priority -300; }}")
         for host in sorted(hosts):
             family = "ip6" if ip_address(host).version == 6 else "ip"
             match = f"{family} {peer} {host} tcp {port} {PORT}"
-            rules.append(f"add rule inet {table} {chain} {match} {rule.verdict}")
+            rules.append(f"add rule inet {table} {chain} {match} reject with tcp reset")
     return "\n".join(rules) + "\n"
 
 
-async def _with_tc(runner: Runner, number: int, hosts: Collection[str], rule: _Rule) -> list[list[str]]:
+async def _with_tc(runner: Runner, number: int, hosts: Collection[str]) -> list[list[str]]:
     """The same by traffic control; what undoes it."""
     undo: list[list[str]] = []
     try:
@@ -198,14 +144,16 @@ async def _with_tc(runner: Runner, number: int, hosts: Collection[str], rule: _R
             place = [
                 "dev",
                 device,
-                rule.hook,
+                "egress",
                 "pref",
                 str(_PREFS.start + number * 64 % len(_PREFS) + at % 64),
                 "protocol",
                 family,
             ]
-            match = ["flower", "ip_proto", "tcp", rule.port, str(PORT), rule.host, host]
-            await runner.run(["tc", "filter", "add", *place, *match, "action", *rule.action])
+            match = ["flower", "ip_proto", "tcp", "src_port", str(PORT), "dst_ip", host]
+            # RST and ACK.
+            reset = ["action", "pedit", "ex", "munge", "tcp", "flags", "set", "0x14"]
+            await runner.run(["tc", "filter", "add", *place, *match, *reset, "pipe", "action", "csum", "tcp"])
             undo.append(["tc", "filter", "del", *place])
     except BaseException:
         await asyncio.shield(_remove(runner, undo))

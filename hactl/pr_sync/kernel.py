@@ -13,6 +13,8 @@ from hactl.pr_sync.state import State
 
 CONFLICTS = "pr-replay-conflict"
 """Code of the failure that says: the kernel answered a replayed command with anything but GOOD."""
+OCCUPIED = "pr-replay-occupied"
+"""Code of the refusal to remove registrations that may be in use."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ class Waiting:
     id: str
     since: float
     clears: bool = False
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Registrations of these initiators at this node's port end; the commands ``besides``, which wait, are of
+    others.
+
+    LIO waits in a busy loop, with the lock that all I/O to the unit takes, until nobody uses a registration
+    that it removes (__core_scsi3_free_registration), and a command that is held uses its sender's."""
+
+    initiators: frozenset[str]
+    besides: frozenset[str] = frozenset()
 
 
 class UnitKernel(Protocol):
@@ -44,11 +58,16 @@ class UnitKernel(Protocol):
         be; it tells the port of an ALL_TG_PT registration, which the kernel does not."""
         ...
 
-    async def replay(self, command: Command) -> None:
+    async def replay(self, command: Command, removal: Removal | None = None) -> None:
         """Send a command on its nexus; back when it was executed. The nexus is one of another node's port, or
         of this node's while its initiator is cut off.
 
-        :class:`hactl.errors.Failed` :data:`CONFLICTS` if the kernel's answer is not GOOD.
+        ``removal``: it ends registrations at this node's port. Then it is not sent while commands wait that
+        may use them; and what begins to wait after it was sent is let go at once, with their initiators cut
+        off.
+
+        :class:`hactl.errors.Failed` :data:`CONFLICTS` if the kernel's answer is not GOOD;
+        :class:`hactl.errors.Refused` :data:`OCCUPIED`, and nothing was sent, if commands wait.
         """
         ...
 
@@ -62,15 +81,6 @@ class UnitKernel(Protocol):
         """Nothing passes between this node's port and these initiators (None: all of the unit's here) until
         the block ends. Before it begins these commands, which must be theirs, are let go, and what the kernel
         answered is lost."""
-        ...
-
-    def hold_off(self, initiators: frozenset[str]) -> AbstractAsyncContextManager[None]:
-        """What these initiators send to this node's port arrives when the block has ended, with their
-        connections whole. What had arrived before is ``waiting``, or has been answered.
-
-        For replaying what ends their registrations: LIO waits in a busy loop, with the lock that all I/O to
-        the unit takes, until nobody uses a registration that it removes (__core_scsi3_free_registration), and
-        a command that is held uses its own."""
         ...
 
     async def rebuild(self, state: State) -> None:

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from hactl.errors import Failed, HactlError
+from hactl.errors import Failed, HactlError, Refused
 from hactl.pr_sync.capture.protocol import Capture, Held
 from hactl.pr_sync.commands import Command
-from hactl.pr_sync.cut import cut_off, held_off, peers, unread
+from hactl.pr_sync.cut import cut_off, peers
 from hactl.pr_sync.doors import Doors
 from hactl.pr_sync.full_status import known_ports, state_from_full_status
 from hactl.pr_sync.initiator import scsi
 from hactl.pr_sync.initiator.chap import Credentials
 from hactl.pr_sync.initiator.sense import Status
 from hactl.pr_sync.initiator.session import Session
-from hactl.pr_sync.kernel import CONFLICTS, Waiting
+from hactl.pr_sync.kernel import CONFLICTS, OCCUPIED, Removal, Waiting
 from hactl.pr_sync.parameters import encode_command
 from hactl.pr_sync.state import Action, Nexus, State
 from hactl.pr_sync.units import OWN_PORT, Unit
@@ -37,9 +37,6 @@ CLEARED = "No Registrations or Reservations\n"
 _DEPTH = 64
 """Commands that LIO lets an initiator queue (TA_DEFAULT_CMDSN_DEPTH); one more does no harm."""
 
-_TAKEN = 1.0
-"""Seconds in which LIO has taken what has arrived, unless the thread that shall take it waits itself."""
-
 _TORN = 5
 """Tries at an answer that mixes two states."""
 _log = structlog.get_logger("hactl.pr")
@@ -49,8 +46,7 @@ _log = structlog.get_logger("hactl.pr")
 class Surroundings:
     """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
     with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port; ``peers``
-    are the addresses that anybody is connected from; ``unread``: whether something from these has not been
-    taken yet."""
+    are the addresses that anybody is connected from."""
 
     node: str
     portal: Callable[[], str]
@@ -62,7 +58,6 @@ class Surroundings:
     rebuild: Callable[[Unit, State], Awaitable[None]]
     shut_port: Callable[[Unit], Awaitable[None]]
     peers: Callable[[], set[str]] = peers
-    unread: Callable[[Collection[str]], bool] = unread
 
 
 class LioUnit:
@@ -76,6 +71,7 @@ class LioUnit:
         self._changed = changed
         self._held: dict[str, tuple[Waiting, Held]] = {}
         self._own: set[int] = set()
+        self._removal: Removal | None = None
         self._control: Session | None = None
         self._looking = asyncio.Lock()
         # RFC 7143 11.12.5: T = 10b, random; one that no initiator has, and another in each life.
@@ -90,7 +86,21 @@ class LioUnit:
             # A command of this agent's own: nobody but it waits for the answer.
             self._later(self._let_go([held.id]))
             return
+        if self._removal is not None:
+            self._later(self._out_of_the_way(held, self._removal.initiators))
+            return
         self._held[held.id] = (Waiting(held.id, self._around.now(), held.content == CLEARED), held)
+        self._changed()
+
+    async def _out_of_the_way(self, held: Held, initiators: frozenset[str]) -> None:
+        """Let a command go whose registration LIO may be waiting for, so that its sender hears nothing of it.
+        What it did is found by the next look."""
+        self._held[held.id] = (Waiting(held.id, self._around.now()), held)
+        try:
+            async with self.cut([held.id], initiators):
+                pass
+        except HactlError as error:
+            _log.error("a command stays in the way", unit=self.unit.name, error=str(error))
         self._changed()
 
     def waiting(self) -> tuple[Waiting, ...]:
@@ -146,13 +156,13 @@ class LioUnit:
 
     # Acting
 
-    async def replay(self, command: Command) -> None:
+    async def replay(self, command: Command, removal: Removal | None = None) -> None:
         if command.nexus.rtpi == OWN_PORT:
             other = next(p for p in self.unit.ports if p.node != self._around.node)
             command = replace(command, nexus=replace(command.nexus, rtpi=other.rtpi))
-            await self._send([command], self.unit.lun)
+            await self._send([command], self.unit.lun, removal)
             return
-        await self._send([command], self.unit.mapped[command.nexus.initiator])
+        await self._send([command], self.unit.mapped[command.nexus.initiator], removal)
 
     async def count_up(self, times: int) -> None:
         """As an initiator of its own at another node's port: registers, and registers again, and is gone."""
@@ -163,7 +173,7 @@ class LioUnit:
         commands = [Command(nexus, again, 0, key) for _ in range(times)]
         await self._send([*commands, Command(nexus, Action.REGISTER, key, 0)], self.unit.lun)
 
-    async def _send(self, commands: list[Command], lun: int) -> None:
+    async def _send(self, commands: list[Command], lun: int, removal: Removal | None = None) -> None:
         nexus = commands[0].nexus
         node = self.unit.node(nexus.rtpi)
         tag = self.unit.port(node).tag
@@ -174,6 +184,11 @@ class LioUnit:
             session, thread = await self._login(tag, nexus, own=own)
             self._own.add(thread)
             try:
+                if removal is not None and not self._held.keys() <= removal.besides:
+                    raise Refused(
+                        OCCUPIED, f"commands wait at {self.unit.name}", "it is tried again after them"
+                    )
+                self._removal = removal
                 for command in commands:
                     cdb, data = encode_command(command)
                     result = await scsi.execute(session, cdb, lun=lun, data_out=data)
@@ -185,6 +200,7 @@ class LioUnit:
                             "the unit is rebuilt from the log",
                         )
             finally:
+                self._removal = None
                 await _end(session)
                 self._own.discard(thread)
 
@@ -258,21 +274,6 @@ class LioUnit:
             with contextlib.suppress(HactlError):
                 # If it has lost its access meanwhile, its session has ended too.
                 fs.write(depth, str(_DEPTH + 1 if int(fs.read(depth)) == _DEPTH else _DEPTH))
-
-    @contextlib.asynccontextmanager
-    async def hold_off(self, initiators: frozenset[str]) -> AsyncIterator[None]:
-        hosts = await asyncio.to_thread(self._hosts, initiators)
-        if not hosts:
-            yield
-            return
-        async with held_off(self._around.runner, hosts):
-            # What had arrived is taken from the queue and carried out by one thread, without a pause until
-            # it is answered or held; the read of the state that comes next takes longer than that.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TAKEN):
-                    while await asyncio.to_thread(self._around.unread, hosts):  # noqa: ASYNC110 - see above
-                        await asyncio.sleep(0.005)
-            yield
 
     @contextlib.asynccontextmanager
     async def _cut_off(self, initiators: frozenset[str] | None = None) -> AsyncIterator[None]:

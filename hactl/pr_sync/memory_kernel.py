@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from hactl.errors import Failed
+from hactl.errors import Failed, Refused
 from hactl.pr_sync.commands import GENERATIONS, Command, Outcome
-from hactl.pr_sync.kernel import CONFLICTS, Waiting
+from hactl.pr_sync.kernel import CONFLICTS, OCCUPIED, Removal, Waiting
 from hactl.pr_sync.model import apply
 from hactl.pr_sync.state import Action, Hidden, Nexus, State
 from hactl.pr_sync.units import Unit
@@ -49,14 +49,10 @@ class MemoryUnit:
         self._away: list[frozenset[str] | None] = []
         """Who is cut off; None: all."""
         self.cuts: list[frozenset[str] | None] = []
-        self._held_off: list[frozenset[str]] = []
-        self._heard = asyncio.Condition()
 
     async def send(self, command: Command) -> Outcome:
         """As an initiator: back with the answer, or :class:`SessionCut`. One command at a time on a nexus."""
         async with self._connections.setdefault(command.nexus, asyncio.Lock()):
-            async with self._heard:
-                await self._heard.wait_for(lambda: not self._is_held_off(command.nexus.initiator))
             if self._is_cut(command.nexus.initiator):
                 raise SessionCut(str(command))
             outcome = self._execute(command)
@@ -108,11 +104,13 @@ class MemoryUnit:
         await asyncio.sleep(0)
         return replace(self.state, hidden=Hidden())
 
-    async def replay(self, command: Command) -> None:
+    async def replay(self, command: Command, removal: Removal | None = None) -> None:
         await asyncio.sleep(0)
         nexus = command.nexus
         if self.node and nexus.rtpi == self.unit.port(self.node).rtpi and not self._is_cut(nexus.initiator):
             raise AssertionError(f"{nexus} would lose its session")
+        if removal is not None and not self._held.keys() <= removal.besides:
+            raise Refused(OCCUPIED, "commands wait")
         before = self.state.registrations
         outcome = self._execute(command)
         used = {held.nexus for held in self._held.values()}
@@ -150,20 +148,6 @@ class MemoryUnit:
             yield
         finally:
             self._away.remove(initiators)
-
-    def _is_held_off(self, initiator: str) -> bool:
-        return any(initiator in names for names in self._held_off)
-
-    @asynccontextmanager
-    async def hold_off(self, initiators: frozenset[str]) -> AsyncIterator[None]:
-        self._held_off.append(initiators)
-        try:
-            await asyncio.sleep(0)
-            yield
-        finally:
-            self._held_off.remove(initiators)
-            async with self._heard:
-                self._heard.notify_all()
 
     async def rebuild(self, state: State) -> None:
         self.hang_up()

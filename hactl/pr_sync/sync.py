@@ -23,7 +23,7 @@ from hactl.errors import HactlError, Refused
 from hactl.pr_sync.commands import GENERATIONS, Command
 from hactl.pr_sync.deadline import Deadline
 from hactl.pr_sync.derive import commutes
-from hactl.pr_sync.kernel import UnitKernel
+from hactl.pr_sync.kernel import OCCUPIED, Removal, UnitKernel
 from hactl.pr_sync.log import LOST, PrLog
 from hactl.pr_sync.model import NotGood, replay
 from hactl.pr_sync.own import MOST_COUNTS, NOTHING, Counter, Done, done, without_strangers
@@ -290,15 +290,13 @@ class UnitSync:
             await self._at(Head(entry.index, entry.id, after, entry.revision))
             return
         gone = self.head.state.registrations.keys() - after.registrations.keys()
-        victims = frozenset(n.initiator for n in gone if n.rtpi == self._port) - own
-        async with self._kernel.hold_off(victims) if victims else contextlib.nullcontext():
-            await self._make_way(entry)
+        victims = frozenset(n.initiator for n in gone if n.rtpi == self._port)
+        while True:
+            waiting = await self._make_way(entry, victims)
+            removal = Removal(victims, waiting) if victims else None
             async with self._kernel.cut((), own) if own else contextlib.nullcontext():
-                for command in entry.commands:
-                    try:
-                        await self._kernel.replay(_strict(command))
-                    except HactlError as error:
-                        raise _RaceLost(f"entry {entry.index} cannot be replayed: {error}") from error
+                if await self._replayed(entry.index, entry.commands, removal):
+                    break
         if entry.node == self.node:
             # Its commit was cut short: the kernel has counted these already.
             known = min(count, self._owed)
@@ -308,6 +306,18 @@ class UnitSync:
             await self._kernel.count_up(count)
         await self._at(Head(entry.index, entry.id, after, entry.revision))
 
+    async def _replayed(self, index: int, commands: Sequence[Command], removal: Removal | None) -> bool:
+        """Whether these were replayed. If not, nothing was, as a command has begun to wait that may be in the
+        way."""
+        for number, command in enumerate(commands):
+            try:
+                await self._kernel.replay(_strict(command), removal)
+            except HactlError as error:
+                if error.code == OCCUPIED and not number:
+                    return False
+                raise _RaceLost(f"entry {index} cannot be replayed: {error}") from error
+        return True
+
     async def _has(self, after: State) -> bool:
         """Whether the kernel has an entry of this node's own, which leads to this state: it has, unless what
         initiators did was taken back after its commit was cut short."""
@@ -316,13 +326,19 @@ class UnitSync:
             return True
         return not state.same_but_generation(self.head.state) and self._taken_back != self.head.index
 
-    async def _make_way(self, entry: Entry) -> None:
-        """What initiators did here comes after the entry, or it is taken back."""
+    async def _make_way(self, entry: Entry, victims: frozenset[str] = frozenset()) -> frozenset[str]:
+        """What initiators did here comes after the entry, or is taken back; so is what may have been sent by
+        ``victims``, who lose a registration by it. The commands that wait then."""
         while True:
             seen, mine = await self._look()
             commands = entry.commands or ()
-            if commutes(self.head.state, commands, mine.commands, self.unit.acting) is not None:
-                return
+            before = self.head.state
+            if commutes(before, commands, mine.commands, self.unit.acting) is not None:
+                state = self._after(mine.commands, mine.count) if mine.left is None else mine.left
+                self._suspects.note(seen, before, state, self._port)
+                names = self._suspects.of(seen)
+                if not victims or (names is not None and not names & victims):
+                    return frozenset(seen)
             _log.warning("others were first", unit=self.unit.name, index=entry.index, node=entry.node)
             with self._deadline.suspended():
                 await self._take_back(seen, mine)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hactl.errors import Failed
-from hactl.pr_sync.cut import cut_off, end_all, held_off, peers, unread
+from hactl.pr_sync.cut import cut_off, end_all, peers
 from hactl.runner import CommandFailed, Completed
 
 HOSTS = {"192.0.2.11", "2001:db8::11"}
@@ -87,22 +87,6 @@ async def test_a_kernel_without_nftables_families_does_it_with_traffic_control()
         assert there[3 : len(gone)] == gone[3:]
 
 
-async def test_who_is_held_off_is_not_heard_and_may_be_spoken_to() -> None:
-    tools = Tools()
-    async with held_off(tools, HOSTS):
-        (table,) = tools.tables
-        assert "input ip saddr 192.0.2.11 tcp dport 3260 drop" in table
-        assert "output" not in table
-    assert tools.ran[-1][:3] == ("nft", "delete", "table")
-    tools = Tools()
-    tools.broken = {"nft_-f": "Error: Could not process rule: Operation not supported"}
-    async with held_off(tools, HOSTS):
-        added = [" ".join(argv) for argv in tools.ran if argv[:3] == ("tc", "filter", "add")]
-        assert all("ingress" in line and line.endswith("action drop") for line in added)
-        assert ["src_ip 192.0.2.11" in line for line in added] == [True, False]
-    assert len([argv for argv in tools.ran if argv[:3] == ("tc", "filter", "del")]) == len(added)
-
-
 async def test_what_was_begun_is_taken_back_when_it_cannot_be_done() -> None:
     tools = Tools()
     tools.broken = {"nft_-f": "Operation not supported", "ip_-o": "unreachable"}
@@ -127,8 +111,7 @@ async def test_what_a_killed_process_left_is_removed_and_nothing_else() -> None:
     tools.broken = {"nft_list": "no such command"}
     tools.shown = {
         ("qdisc", "show"): [{"kind": "fq_codel", "dev": "eth0"}, {"kind": "clsact", "dev": "eth3"}],
-        ("filter", "show", "dev", "eth3", "ingress"): [{"pref": 7, "kind": "bpf"}, {"pref": 49152}],
-        ("filter", "show", "dev", "eth3", "egress"): [{"pref": 26064}, {"pref": 26064}, {"pref": 30}],
+        ("filter", "show", "dev", "eth3", "egress"): [{"pref": 26064}, {"pref": 26064}, {"pref": 30}, {}],
     }
     await end_all(tools)
     removed = [argv for argv in tools.ran if "del" in argv or "delete" in argv]
@@ -146,9 +129,7 @@ def test_who_is_connected_is_read_from_the_kernels_tables(tmp_path: Path) -> Non
         return b"".join(data[at : at + 4][::order] for at in range(0, len(data), 4)).hex().upper()
 
     def line(number: int, local: str, port: int, remote: str, state: str) -> str:
-        # What has arrived from two of them has not been taken yet.
-        queues = "00000000:00000030" if remote in ("192.0.2.12", "2001:db8::11") else "00000031:00000000"
-        return f"{number:4}: {words(local)}:{port:04X} {words(remote)}:C001 {state} {queues} 00:0\n"
+        return f"{number:4}: {words(local)}:{port:04X} {words(remote)}:C001 {state} 00000000:00000000 00:0\n"
 
     v4 = [
         ("192.0.2.11", 3260, "01"),
@@ -164,6 +145,3 @@ def test_who_is_connected_is_read_from_the_kernels_tables(tmp_path: Path) -> Non
         "head\n" + "".join(line(n, "2001:db8::1", port, ip, s) for n, (ip, port, s) in enumerate(v6))
     )
     assert peers(tmp_path) == {"192.0.2.11", "2001:db8::11", "192.0.2.13"}
-    assert unread({"192.0.2.11", "2001:db8::11"}, tmp_path)
-    # To another port.
-    assert not unread({"192.0.2.11", "192.0.2.12"}, tmp_path)
