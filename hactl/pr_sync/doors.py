@@ -26,6 +26,9 @@ LINGER = 0.5
 _RX = "iscsi_trx"
 """Name of LIO's kernel thread that receives on a connection, and that carries PERSISTENT RESERVE OUT out."""
 
+_FUSE = "fuse"
+"""In the names of the functions that a thread is in while it waits for a file system in user space."""
+
 Switch = Callable[[str, int, bool], Awaitable[None]]
 """Enables or disables a portal group: target, tag."""
 
@@ -110,6 +113,21 @@ class Doors:
                     if (entry / "comm").read_text().strip() == _RX:
                         found.add(int(entry.name))
         return found
+
+    def idle(self, thread: int) -> bool:
+        """Whether it waits for its connection, or has ended."""
+        try:
+            state = (self._proc / str(thread) / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        return state != "R" and not self.held(thread)
+
+    def held(self, thread: int) -> bool:
+        """Whether it waits for the capture to take a write, or to answer it (proc_pid_stack(5))."""
+        try:
+            return _FUSE in (self._proc / str(thread) / "stack").read_text()
+        except OSError:
+            return False
 
     async def close(self) -> None:
         """Close all, at once."""

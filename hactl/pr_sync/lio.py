@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -37,6 +37,9 @@ CLEARED = "No Registrations or Reservations\n"
 _DEPTH = 64
 """Commands that LIO lets an initiator queue (TA_DEFAULT_CMDSN_DEPTH); one more does no harm."""
 
+_ENDED = 1.0
+"""Seconds in which a command that was let go has certainly ended."""
+
 _TORN = 5
 """Tries at an answer that mixes two states."""
 _log = structlog.get_logger("hactl.pr")
@@ -46,7 +49,8 @@ _log = structlog.get_logger("hactl.pr")
 class Surroundings:
     """What units of a node share. ``portal``: of this node's own portal groups; ``rebuild`` makes a unit anew
     with a state; ``shut_port`` ends all sessions with a unit's target at this node's own port; ``peers``
-    are the addresses that anybody is connected from."""
+    are the addresses that anybody is connected from; ``waiting`` are LIO's threads with a command that a
+    unit knows to wait."""
 
     node: str
     portal: Callable[[], str]
@@ -58,6 +62,7 @@ class Surroundings:
     rebuild: Callable[[Unit, State], Awaitable[None]]
     shut_port: Callable[[Unit], Awaitable[None]]
     peers: Callable[[], set[str]] = peers
+    waiting: set[int] = field(default_factory=set)
 
 
 class LioUnit:
@@ -72,6 +77,8 @@ class LioUnit:
         self._held: dict[str, tuple[Waiting, Held]] = {}
         self._own: set[int] = set()
         self._removal: Removal | None = None
+        self._let_go_of: set[int] = set()
+        """Threads whose commands were let go, and may not have ended yet."""
         self._control: Session | None = None
         self._looking = asyncio.Lock()
         # RFC 7143 11.12.5: T = 10b, random; one that no initiator has, and another in each life.
@@ -86,6 +93,7 @@ class LioUnit:
             # A command of this agent's own: nobody but it waits for the answer.
             self._later(self._let_go([held.id]))
             return
+        self._around.waiting.add(held.thread)
         if self._removal is not None:
             self._later(self._out_of_the_way(held, self._removal.initiators))
             return
@@ -107,7 +115,12 @@ class LioUnit:
         return tuple(waiting for waiting, _ in self._held.values())
 
     async def release(self, ids: Collection[str]) -> None:
-        await self._let_go([one for one in ids if self._held.pop(one, None) is not None])
+        for one in ids:
+            if one in self._held:
+                _, held = self._held.pop(one)
+                self._around.waiting.discard(held.thread)
+                self._let_go_of.add(held.thread)
+                await self._let_go([one])
 
     async def _let_go(self, ids: Collection[str]) -> None:
         for one in ids:
@@ -184,10 +197,8 @@ class LioUnit:
             session, thread = await self._login(tag, nexus, own=own)
             self._own.add(thread)
             try:
-                if removal is not None and not self._held.keys() <= removal.besides:
-                    raise Refused(
-                        OCCUPIED, f"commands wait at {self.unit.name}", "it is tried again after them"
-                    )
+                if removal is not None:
+                    await self._nothing_uses_what_goes(removal)
                 self._removal = removal
                 for command in commands:
                     cdb, data = encode_command(command)
@@ -203,6 +214,22 @@ class LioUnit:
                 self._removal = None
                 await _end(session)
                 self._own.discard(thread)
+
+    async def _nothing_uses_what_goes(self, removal: Removal) -> None:
+        """:class:`Refused` ``pr-replay-occupied`` if commands wait that may use these registrations."""
+        doors = self._around.doors
+        # What was let go uses its registration until its thread has run again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDED):
+                while busy := {one for one in self._let_go_of if not doors.idle(one)}:
+                    self._let_go_of = busy
+                    await asyncio.sleep(0.002)
+                self._let_go_of = set()
+        # What waits may not have been told of yet.
+        waiting = {one for one in doors.threads() if doors.held(one)} - self._around.waiting - self._own
+        if waiting or self._let_go_of or not self._held.keys() <= removal.besides:
+            await asyncio.sleep(0.01)
+            raise Refused(OCCUPIED, f"commands wait at {self.unit.name}", "it is tried again after them")
 
     async def _login(self, tag: int, nexus: Nexus, *, own: bool) -> tuple[Session, int]:
         """A session of which it is known which kernel thread serves it: its own commands are told apart from

@@ -3,13 +3,19 @@ the end of their connections."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from pydantic import SecretStr
 
+from hactl.errors import Refused
 from hactl.pr_sync.capture.protocol import Held
+from hactl.pr_sync.doors import Doors
+from hactl.pr_sync.kernel import OCCUPIED, Removal
 from hactl.pr_sync.lio import LioUnit, Surroundings
 from hactl.runner import Completed
 from hactl.target.tree import CONTROL
@@ -118,6 +124,7 @@ async def test_the_connection_that_was_cut_has_ended_before_the_cut_ends(deaf: b
         capture=host,
         doors=host,
         now=lambda: 0.0,
+        waiting=set(),
     )
     lio = LioUnit(unit(), cast("Surroundings", around), lambda: None)
     lio.arrived(Held("101", lio.unit.serial, 0.0, 1, "", thread=101))
@@ -129,3 +136,60 @@ async def test_the_connection_that_was_cut_has_ended_before_the_cut_ends(deaf: b
     assert host.files.changed == (own if deaf else []), (
         "others' sessions go on, and so do this one's elsewhere"
     )
+
+
+class Threads(Doors):
+    """LIO's threads as /proc shows them: by number, what they do."""
+
+    def __init__(self, proc: Path, **doing: str) -> None:
+        async def switch(target: str, tag: int, enabled: bool) -> None:
+            raise AssertionError
+
+        super().__init__(switch, SecretStr(""), proc)
+        self.folder = proc
+        for number, what in doing.items():
+            self.does(int(number.removeprefix("t")), what)
+
+    def does(self, number: int, what: str) -> None:
+        folder = self.folder / str(number)
+        folder.mkdir(exist_ok=True)
+        (folder / "comm").write_text("iscsi_trx\n")
+        (folder / "stat").write_text(f"{number} (iscsi_trx) {'R' if what == 'runs' else 'S'} 2 0 0\n")
+        frame = {"waits for the capture": "fuse_send_write+0x9e/0x133"}.get(what, "sk_wait_data+0xd0/0x14d")
+        (folder / "stack").write_text(f"[<0>] schedule+0x3c/0x60\n[<0>] {frame}\n")
+
+
+def held(number: int, serial: str) -> Held:
+    return Held(str(number), serial, 0.0, 1, "", thread=number)
+
+
+async def test_a_registration_is_removed_only_when_no_thread_can_be_using_it(tmp_path: Path) -> None:
+    async def release(id: str) -> bool:  # noqa: A002 - the capture's name
+        return bool(id)
+
+    doors = Threads(tmp_path, t101="waits for the capture", t102="waits for its connection", t103="runs")
+    around = SimpleNamespace(
+        node="n1", doors=doors, now=lambda: 0.0, waiting=set(), capture=SimpleNamespace(release=release)
+    )
+    lio = LioUnit(unit(), cast("Surroundings", around), lambda: None)
+    removal = Removal(frozenset({A}))
+    # 101 waits, and nobody has told of it yet; then somebody has, of this unit or of another.
+    with pytest.raises(Refused) as refused:
+        await lio._nothing_uses_what_goes(removal)
+    assert refused.value.code == OCCUPIED
+    other = LioUnit(unit(), cast("Surroundings", around), lambda: None)
+    other.arrived(held(101, "b" * 32))
+    await lio._nothing_uses_what_goes(removal)
+    await other.release(["101"])
+    lio.arrived(held(101, lio.unit.serial))
+    with pytest.raises(Refused):
+        await lio._nothing_uses_what_goes(removal)
+    await lio._nothing_uses_what_goes(Removal(frozenset({A}), besides=frozenset({"101"})))
+    # Let go, it has not run yet.
+    await lio.release(["101"])
+    doors.does(101, "runs")
+    going = asyncio.ensure_future(lio._nothing_uses_what_goes(removal))
+    await asyncio.sleep(0.05)
+    assert not going.done()
+    doors.does(101, "waits for its connection")
+    await going
