@@ -330,6 +330,9 @@ def seen(what: Read, data: bytes) -> tuple[object, ...]:
             return status.generation, frozenset(status.descriptors)
 
 
+TAKEN_BACK = 1.0
+"""Seconds after an initiator has lost its connection in which its command is taken back."""
+
 LATE = 3
 """By how much PRgeneration may be behind in an answer while commands are under way: LIO changes registrations
 and the reservation first and counts then (core_scsi3_emulate_pro_preempt), and nothing keeps reads apart from
@@ -391,6 +394,18 @@ def operation(call: Call, told: Told) -> Operation[Call, Answer]:
     return Operation(told.nexus, told.start, told.end, call, told.outcome)
 
 
+def unsettled(look: Told, run: Run) -> bool:
+    """Whether an answer may show what a command through the same node did that was taken back in the end,
+    instead of being answered. LIO has the one state only, and shows it."""
+    return any(
+        one.status is None
+        and one.nexus[2:] == look.nexus[2:]
+        and one.start < look.end
+        and look.start < one.end + TAKEN_BACK
+        for one in run.told
+    )
+
+
 def test_a_random_history_is_linearizable(
     hosts: Lab, generation: int, request: pytest.FixtureRequest
 ) -> None:
@@ -414,8 +429,9 @@ def test_a_random_history_is_linearizable(
     run = drive(hosts, scripts, timeout=900)
     keep(run, calls, request.node.name, seed)
     told = run.by_tag()
+    unsure = {tag for tag, call in calls.items() if isinstance(call, Look) and unsettled(told[tag], run)}
     check(
-        [operation(call, told[tag]) for tag, call in calls.items()],
+        [operation(call, told[tag]) for tag, call in calls.items() if tag not in unsure],
         State(generation),
         specification,
         key=lambda state: state.everything,
@@ -423,8 +439,12 @@ def test_a_random_history_is_linearizable(
     )
     lost = len(run.lost)
     good = sum(isinstance(call, Command) and told[tag].good for tag, call in calls.items())
-    print(f"{len(calls)} commands, {good} of them changed something or could have, {lost} sessions cut")
+    print(
+        f"{len(calls)} commands, {good} of them changed something or could have, {lost} sessions cut, "
+        f"{len(unsure)} answers left out"
+    )
     assert good > 20
+    assert sum(isinstance(call, Look) for call in calls.values()) > 3 * len(unsure)
 
 
 def keep(run: Run, calls: Mapping[int, Call], name: str, seed: int) -> Path:
