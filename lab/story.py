@@ -273,9 +273,14 @@ class LoadReport:
 
     def pause(self, begin: float, end: float) -> float:
         """The longest time without a completed I/O that touches the span, in seconds."""
+        began, over = self.gap(begin, end)
+        return over - began
+
+    def gap(self, begin: float, end: float) -> tuple[float, float]:
+        """When that time began, and when it was over."""
         times = sorted(t for t, _, _ in self.samples)
-        gaps = [(b - a) for a, b in itertools.pairwise(times) if b >= begin and a <= end]
-        return max(gaps, default=float("nan"))
+        gaps = [(a, b) for a, b in itertools.pairwise(times) if b >= begin and a <= end]
+        return max(gaps, key=lambda gap: gap[1] - gap[0], default=(float("nan"), float("nan")))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hactl.agents.states import Aspect, Change, ResourceObserved
+from hactl.agents.states import Aspect, Change, Enlargement, ResourceObserved
 from hactl.alua.states import AccessState
 from hactl.backing.protocol import BackingDisk
 from hactl.replication.state import DiskState, Role
@@ -83,6 +83,36 @@ class CreateMetadata(Action):
         if observed.metadata.get(self.volume) is not False:
             return "the disk carries meta-data already"
         return None
+
+
+@dataclass(frozen=True)
+class EnlargeDisk(Action):
+    """Make room for DRBD's meta-data behind the data of a disk that is to be taken over."""
+
+    volume: int
+    disk: Enlargement
+    needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"enlarge {self.disk.device} from {self.disk.size} to {self.disk.wanted} bytes"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return _not_adoptable(observed, self.volume)
+
+
+@dataclass(frozen=True)
+class AdoptDisk(Action):
+    """Give a disk that holds a volume's data meta-data which say that they are good. The one step by which
+    that is ever said; it is taken before DRBD knows the disk, and never again afterwards."""
+
+    volume: int
+    needs = frozenset({Aspect.CONFIG, Aspect.DRBD})
+
+    def describe(self) -> str:
+        return f"take over the disk of {self.resource}/{self.volume} with its data"
+
+    def hindrance(self, observed: ResourceObserved) -> str | None:
+        return _not_adoptable(observed, self.volume)
 
 
 @dataclass(frozen=True)
@@ -298,6 +328,12 @@ class DrbdDown(Action):
 class RemoveDrbdConfig(Action):
     def describe(self) -> str:
         return f"remove DRBD's resource file of {self.resource}"
+
+
+def _not_adoptable(observed: ResourceObserved, volume: int) -> str | None:
+    if observed.problems:
+        return observed.problems[0].message
+    return None if volume in observed.adoptable else "DRBD has the disk, or had it before"
 
 
 def both_new(observed: ResourceObserved, number: int) -> bool:

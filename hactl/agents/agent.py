@@ -14,6 +14,7 @@ from hactl.agents.fence_peer import PeerFencing, outdate
 from hactl.agents.keeper import Keeper
 from hactl.agents.observe import Common, by_resource, observe_roles
 from hactl.agents.ocf_orders import ClusterOrders
+from hactl.agents.ocf_tell import tell_scores
 from hactl.agents.peers import ABORTED, BUSY, Left, PeerResource
 from hactl.agents.plan import initial_sync_open
 from hactl.agents.resource import ROLES
@@ -41,7 +42,13 @@ class Agent(ClusterOrders):
         self._called_off = {}
         self.fencing = PeerFencing(self)
         self.reporters.append(self.fencing)
+        self.storage.isolated = self._isolated
         await super().start()
+
+    def _isolated(self) -> None:
+        task = asyncio.create_task(tell_scores(self))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def on_status(self, caller: str, only: Collection[str] = ()) -> dict[str, PeerResource]:  # noqa: ARG002 - all may know
         keepers = [k for name, k in self.keepers.items() if not only or name in only]

@@ -47,6 +47,7 @@ async def node_document(agent: Upkeep) -> dict[str, Any]:
         {node: view is not None for node, view in agent.views.items()},
         generation=agent.desired.generation,
         reasons=agent.reasons(),
+        storage=agent.storage.document(),
         leaving=[(name, left.reason) for name, left in sorted(agent.leaving.items())],
         leftovers=[(x, agent.leftovers.reasons.get(x.key)) for x in agent.leftovers.pending(agent.desired)],
     )

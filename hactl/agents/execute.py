@@ -142,6 +142,10 @@ async def perform(kit: Kit, cluster: ClusterSpec, spec: ResourceSpec, step: a.Ac
             await kit.drbd.write_config(cluster, spec)
         case a.CreateMetadata(volume=volume):
             await kit.drbd.create_metadata(spec, volume)
+        case a.EnlargeDisk(disk=disk):
+            await kit.backing.extend(disk.device, disk.wanted)
+        case a.AdoptDisk(volume=volume):
+            await kit.drbd.adopt_metadata(spec, volume)
         case a.DrbdUp():
             await kit.drbd.up(step.resource)
         case a.SkipInitialSync(volumes=volumes):

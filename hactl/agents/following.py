@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from hactl.agents import execute as executing
+from hactl.agents.adoption import Adoptions
 from hactl.agents.calm import Calm, Expected
 from hactl.agents.difference import About, abouts, difference
 from hactl.agents.follow import Follower, States
@@ -20,6 +21,7 @@ from hactl.agents.leftovers import Leftovers
 from hactl.agents.news import News
 from hactl.agents.observe import NOTHING, Common, Subject, observe, observe_roles
 from hactl.agents.peers import PeerResource
+from hactl.agents.reach_watch import StorageWatch
 from hactl.agents.resource import Wanted
 from hactl.agents.restore import restored
 from hactl.agents.retire import Leaving
@@ -68,7 +70,9 @@ class Following:
         self.keepers: dict[str, Keeper] = {}
         self.leaving: dict[str, Leaving] = {}
         self.leftovers = Leftovers(kit, node, after_step)
-        self.reporters: list[Reporter] = []
+        self.adoptions = Adoptions(after_step)
+        self.storage = StorageWatch(self)
+        self.reporters: list[Reporter] = [self.storage, self.adoptions]
         self._expected = Expected(self.calm)
         self._after_step = after_step
         self._seconds = seconds
@@ -200,7 +204,9 @@ class Following:
                 self._look_later(name)
 
     async def clean(self) -> None:
-        """Clear away what is left of what was taken down; what cannot be is tried again next time."""
+        """Clear away what is left of what was taken down, and what was said of disks that are taken over;
+        what cannot be is tried again next time."""
+        await self.adoptions.report(self.keepers.values())
         kept = {name: keeper.spec for name, keeper in self.keepers.items()}
         missing = self._abouts.keys() - self.keepers.keys()
         await self.leftovers.clean(self.desired, self.cluster, kept, {*self.leaving, *missing})

@@ -32,7 +32,9 @@ class Record:
 
     ``since`` is when the role was ordered, in seconds of the boot ``boot`` (see ``clock``). ``active_node``
     is the last node known to be active. ``fresh``: volumes whose meta-data this node created and that hold
-    no data yet. ``withdrawn``: Pacemaker has stopped the resource here: its port is shut until it is started.
+    no data yet. ``adopting``: volumes whose disk this node has begun to take over with its data, so that
+    meta-data there is its own. ``withdrawn``: Pacemaker has stopped the resource here: its port is shut until
+    it is started.
     """
 
     role: OrderedRole
@@ -41,12 +43,14 @@ class Record:
     active_node: str | None = None
     handover: Handover | None = None
     fresh: frozenset[int] = frozenset()
+    adopting: frozenset[int] = frozenset()
     withdrawn: bool = False
 
 
 class Journal(Protocol):
-    """Records by resource name. What is written outlives the process at once; the ``fresh`` of it outlives a
-    power loss, too, from when ``flush`` has returned. The rest of a record may be lost with the power."""
+    """Records by resource name. What is written outlives the process at once; ``fresh`` and ``adopting``
+    of it outlive a power loss, too, from when ``flush`` has returned. The rest of a record may be lost with
+    the power."""
 
     def read(self) -> dict[str, Record]:
         """All records. One that cannot be understood raises :class:`hactl.errors.Refused`, and is not
@@ -76,6 +80,7 @@ def encode(record: Record) -> str:
             "since": record.since,
             "active_node": record.active_node,
             "fresh": sorted(record.fresh),
+            "adopting": sorted(record.adopting),
             "withdrawn": record.withdrawn,
             "switchover": None
             if handover is None
@@ -106,7 +111,8 @@ def decode(text: str, where: str) -> Record:
             since=float(value["since"]),
             active_node=value["active_node"],
             fresh=frozenset(int(n) for n in value["fresh"]),
-            # Not in what an agent without it wrote.
+            # These two are not in what an agent without them wrote.
+            adopting=frozenset(int(n) for n in value.get("adopting", ())),
             withdrawn=value.get("withdrawn", False) is True,
             handover=None
             if handover is None
@@ -130,20 +136,20 @@ class FileJournal:
     ) -> None:
         self._folder = folder
         self._volatile = volatile
-        self._fresh: dict[str, frozenset[int]] = {}
+        self._lasting: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
         self._unsynced: dict[str, Record | None] = {}
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     def read(self) -> dict[str, Record]:
         kept = _read(self._folder)
-        self._fresh = {name: record.fresh for name, record in kept.items()}
+        self._lasting = {name: _lasting(record) for name, record in kept.items()}
         # Of another boot, or of this one and without what was ordered since: the rest may be out of date.
         old = {name: replace(record, boot="", handover=None) for name, record in kept.items()}
         return dict(sorted({**old, **_read(self._volatile)}.items()))
 
     def write(self, name: str, record: Record) -> None:
         self._replace(self._volatile, name, record, sync=False)
-        if name in self._unsynced or self._fresh.get(name) != record.fresh:
+        if name in self._unsynced or self._lasting.get(name) != _lasting(record):
             self._unsynced[name] = record
 
     def remove(self, name: str) -> None:
@@ -158,9 +164,9 @@ class FileJournal:
         record = self._unsynced[name]
         await asyncio.get_running_loop().run_in_executor(self._disk, self._keep, name, record)
         if record is None:
-            self._fresh.pop(name, None)
+            self._lasting.pop(name, None)
         else:
-            self._fresh[name] = record.fresh
+            self._lasting[name] = _lasting(record)
         if name in self._unsynced and self._unsynced[name] is record:
             del self._unsynced[name]
 
@@ -199,6 +205,11 @@ class FileJournal:
             raise Failed(
                 "journal", f"cannot write {target}: {error}", f"make {folder} writable, with room"
             ) from error
+
+
+def _lasting(record: Record) -> tuple[frozenset[int], frozenset[int]]:
+    """What of a record has to outlive a power loss."""
+    return record.fresh, record.adopting
 
 
 def _read(folder: Path) -> dict[str, Record]:

@@ -10,7 +10,7 @@ from hactl.agents.actions import Action, DrbdSecondary
 from hactl.agents.observe import EVERYTHING, NOTHING, Common
 from hactl.agents.plan import plan, plan_groundwork, plan_role, plan_upkeep
 from hactl.agents.resource import ROLES, LocalResource
-from hactl.agents.states import OrderedRole, ResourceObserved, serving, sync_decided, unready
+from hactl.agents.states import OrderedRole, ResourceObserved, attached, serving, sync_decided, unready
 from hactl.agents.views import active_node
 from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.replication.state import Role
@@ -24,9 +24,11 @@ class Keeper(LocalResource):
     """Keeps one resource as it was ordered.
 
     ``unfinished``: after the last pass something was still to be done that did not take effect yet.
+    ``taken_over``: volumes whose disk was to be taken over with its data, and which DRBD has by now.
     """
 
     unfinished = False
+    taken_over: frozenset[int] = frozenset()
 
     async def turn(self, role: OrderedRole) -> None:
         """Bring the kernel to ``role`` now, whatever is on record."""
@@ -179,7 +181,8 @@ class Keeper(LocalResource):
         # A first copy is decided, and a volume grown, together with other nodes, which may not be as far yet.
         sizes = {v.number: v.size for v in self.spec.volumes}
         small = any(gate.size < sizes[number] for number, gate in observed.gates.items())
-        self.unfinished = self.unfinished or small or bool(self.record.fresh)
+        waiting = bool(self.record.fresh or observed.adoptable)
+        self.unfinished = self.unfinished or small or waiting
         if problem is not None:
             raise problem
 
@@ -190,6 +193,8 @@ class Keeper(LocalResource):
         else:
             last = self.active_node if self.active_node != self.node else None
             self.active_node = active_node(self.name, self.views, last, observed.primary_peer())
+        said = frozenset(v.number for v in self.spec.volumes if v.adopt == self.node)
+        self.taken_over = said & attached(observed)
         decided = frozenset() if observed.drbd is None else sync_decided(observed.drbd)
         if self.record.fresh & decided:
             self.write(fresh=self.record.fresh - decided)

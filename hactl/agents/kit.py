@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from hactl.agents.clock import Clock
 from hactl.agents.journal import Journal
 from hactl.agents.peers import Peers
+from hactl.agents.reach_probes import StorageProbes
 from hactl.agents.states import Change
 from hactl.alua.states import AccessState
 from hactl.backing.protocol import Backing
@@ -110,7 +111,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class Kit:
-    """One node's adapters. ``pacemaker``: None where the cluster was made without."""
+    """One node's adapters. ``pacemaker``: None where the cluster was made without. ``storage``: None where
+    nobody asks whether hosts reach the node."""
 
     drbd: Replication
     gates: Gates
@@ -122,6 +124,7 @@ class Kit:
     backing: Backing
     standing: Standing = field(default_factory=Standing)
     pacemaker: Pacemaker | None = None
+    storage: StorageProbes | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import ssl
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from hactl.agents import peer, serve
 from hactl.agents.admission import Admission
+from hactl.agents.adoption import Volumes
 from hactl.agents.agent import Agent
 from hactl.agents.clock import BootClock
 from hactl.agents.document import resource_document
@@ -27,6 +29,7 @@ from hactl.agents.kit import Kit
 from hactl.agents.leftovers import Done
 from hactl.agents.membership import Membership
 from hactl.agents.notify import notify
+from hactl.agents.reach_probes import KernelProbes
 from hactl.agents.reservations import Keeping, door_secret
 from hactl.agents.source import FileSource, Source, StoreSource
 from hactl.agents.status import own_node
@@ -35,6 +38,7 @@ from hactl.cluster import node_config
 from hactl.cluster.stack_upkeep import StackUpkeep
 from hactl.errors import HactlError, Refused
 from hactl.model.desired import Desired, Leftover
+from hactl.model.edit_adopt import adopted
 from hactl.model.leave import remove_leftovers
 from hactl.model.spec import ClusterSpec, IpAddress
 from hactl.pacemaker.tools import Tools
@@ -161,6 +165,7 @@ def _kit(
         disks=LsblkDevices(runner),
         backing=Pools(runner),
         pacemaker=pacemaker,
+        storage=KernelProbes(runner),
     )
 
 
@@ -192,6 +197,7 @@ async def _serve(
             told.append(keeping.service.update)
         agent.reporters.extend(members)
         agent.leftovers.done = _reporting(agent, place.store)
+        agent.adoptions.done = _taken_over(agent, place.store)
     try:
         await agent.start()
         runners.append(await serve.listen(serve.Api(agent).app(), socket))
@@ -233,6 +239,19 @@ def _reporting(agent: Agent, store: Store) -> Done:
             origin=Origin(agent.node),
         )
         await forget(PrLog(store, agent.cluster.name, agent.node), gone, now)
+
+    return done
+
+
+def _taken_over(agent: Agent, store: Store) -> Callable[[Volumes], Awaitable[None]]:
+    async def done(over: Volumes) -> None:
+        await change(
+            store,
+            agent.cluster.name,
+            lambda now: functools.reduce(lambda n, r: adopted(n, r, agent.node, over[r]), sorted(over), now),
+            what=f"{agent.node} has taken over the data of {', '.join(sorted(over))}",
+            origin=Origin(agent.node),
+        )
 
     return done
 
@@ -325,6 +344,7 @@ async def keep(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(work(agent)) for work in (_watch, _loop, _clean)]
         tasks.append(group.create_task(agent.fencing.run()))
+        tasks.append(group.create_task(agent.storage.run()))
         tasks += [group.create_task(member.run()) for member in members]
         if states is not None:
             tasks.append(group.create_task(_follow(agent, states, follow)))

@@ -6,6 +6,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from hactl.agents.reach import Verdict
+
 ROLES = ("active", "demoted", "standby")
 
 
@@ -57,6 +59,12 @@ class Metrics:
         self._peer = Gauge(
             "hactl_peer_reachable", "1 if the node's agent answers.", ("node",), registry=self.registry
         )
+        self._storage = Gauge(
+            "hactl_storage_network",
+            "1 for what is known about whether hosts reach this node; silent and down mean that they do not.",
+            ("verdict",),
+            registry=self.registry,
+        )
 
     def render(self, status: dict[str, Any]) -> bytes:
         """The text exposition format, for a status document of schema 1."""
@@ -85,4 +93,6 @@ class Metrics:
                 self._connected.labels(name, connection["peer"]).set(connection["state"] == "Connected")
         for peer in status["peers"]:
             self._peer.labels(peer["node"]).set(peer["reachable"])
+        for verdict in Verdict:
+            self._storage.labels(verdict.value).set(status["storage"]["verdict"] == verdict)
         return generate_latest(self.registry)

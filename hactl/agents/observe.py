@@ -12,7 +12,6 @@ from hactl.agents.kit import Devices, Kit, Pending, View
 from hactl.agents.states import Aspect, Change, ResourceObserved
 from hactl.backing.protocol import BackingDisk, PoolState
 from hactl.errors import HactlError
-from hactl.model.problem import Problem
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication.state import ResourceState
 from hactl.target.gates import GateState, gate_name
@@ -30,7 +29,8 @@ class Subject:
 
     ``fresh`` and ``adjusted`` are as in :class:`ResourceObserved`. ``disks`` come from pools and are not
     known to be there yet; ``dropped`` are volumes that the resource has no more and may have a gate of.
-    ``prepared`` are those whose disk was judged, and given its meta-data, by the steps taken just before.
+    ``prepared`` are those whose disk was judged, and given its meta-data, by the steps taken just before;
+    ``adopting`` those whose disk this node has begun to take over with its data.
     """
 
     cluster: ClusterSpec
@@ -41,6 +41,7 @@ class Subject:
     disks: tuple[BackingDisk, ...] = ()
     dropped: frozenset[int] = frozenset()
     prepared: frozenset[int] = frozenset()
+    adopting: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,17 @@ async def observe(
         lost = await _lost(kit, subject, lacking) if lacking else lacking
     configured: bool | None = None
     metadata: dict[int, bool | None] = {}
-    problems: tuple[Problem, ...] = ()
+    judged = disks.Judged()
     if replica and Aspect.CONFIG in aspects:
         metadata = dict.fromkeys(subject.prepared, True)
         there = tuple(v for v in spec.volumes if v.number not in lacking | subject.prepared)
-        judged = spec.model_copy(update={"volumes": there})
+        asked_of = spec.model_copy(update={"volumes": there})
         carried = disks.Carried(kit, spec)
-        problems = await disks.problems(kit, subject.cluster, node, judged, drbd, subject.fresh, carried)
-        if not problems:
+        known = subject.fresh | subject.adopting
+        judged = await disks.judged(kit, subject.cluster, node, asked_of, drbd, known, carried)
+        if not judged.problems:
             configured = await kit.drbd.configured(subject.cluster, spec)
-        for volume in there if not problems else ():
+        for volume in there if not judged.problems else ():
             asked = configured and (drbd is None or volume.number not in drbd.volumes)
             metadata[volume.number] = await carried.by(volume.number) if asked else None
     gates: Mapping[int, GateState] = {}
@@ -160,12 +162,13 @@ async def observe(
         alua=alua,
         fresh=subject.fresh,
         adjusted=subject.adjusted,
-        problems=problems,
+        problems=judged.problems,
         alua_error=alua_error,
         surplus={n: gate for n, gate in gates.items() if n not in numbers},
         lacking=lacking,
         lost=lost,
         former=former,
+        adoptable=judged.adoptable,
     )
 
 

@@ -16,7 +16,6 @@ import structlog
 from hactl.agents.observe import EVERYTHING
 from hactl.agents.ocf_codes import (
     HANDED_OVER,
-    LAST_RESORT,
     RECOVERY,
     Answer,
     Code,
@@ -166,11 +165,6 @@ class Ocf:
         if answer.code is Code.FAILED_PROMOTED:
             # What was told last may be older than what is: before it counts as failed, look properly.
             answer = judge(self._agent.subject(keeper, await keeper.observe()), question)
-        taken_back = keeper.spec.failback and keeper.spec.preferred == self._agent.node
-        if answer.score == LAST_RESORT and taken_back and await self._agent.relieved(keeper):
-            # Its own low score would not do: the preference of a node that takes a resource back
-            # automatically weighs more than all scores.
-            answer = replace(answer, score=None)
         return answer
 
     async def _validate(self, resource: str, form: Form) -> Answer:  # noqa: ARG002 - as all are called

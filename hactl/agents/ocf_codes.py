@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from hactl.agents.reach import Verdict
 from hactl.errors import HactlError
 
 
@@ -84,11 +85,28 @@ READY = 10000
 HANDED_OVER = 1000
 """Standby that has just handed over to another node. If Pacemaker drops its plan before it has promoted that
 one, it chooses the same again, and not the one that is preferred otherwise."""
-LAST_RESORT = 5
+LAST_RESORT = 6000
 """Active on the disks of another node that could be active itself."""
 
 Score = int | None | Unchanged
 """None: not to be promoted, whatever is preferred."""
+
+_WEIGHTS = {
+    Verdict.REACHABLE: {ACTIVE: ACTIVE, READY: READY, LAST_RESORT: LAST_RESORT},
+    Verdict.UNKNOWN: {ACTIVE: ACTIVE, READY: 4000, LAST_RESORT: 2500},
+    Verdict.SILENT: {ACTIVE: 5000, READY: 4000, LAST_RESORT: 2500},
+    Verdict.DOWN: {ACTIVE: 3000, READY: 2000, LAST_RESORT: 1500},
+}
+
+
+def weighed(score: Score, storage: Verdict) -> Score:
+    """A score (ACTIVE, READY, LAST_RESORT or none) of a node of which hosts can, or cannot, make use.
+
+    What is active stays active as long as no other node is *better* reached: it outweighs any standby with
+    the same verdict, and one that nobody has answered pulls nothing away unless the active one has no link at
+    all. All are apart by more than a preferred node gets.
+    """
+    return _WEIGHTS[storage][score] if isinstance(score, int) else score
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hactl.agents.actions import both_new
-from hactl.agents.ocf_codes import ACTIVE, LAST_RESORT, READY, Answer, Code, Score
+from hactl.agents.ocf_codes import ACTIVE, LAST_RESORT, READY, Answer, Code, Score, weighed
+from hactl.agents.reach import WORDS, Verdict
 from hactl.agents.states import OrderedRole, ResourceDesired, ResourceObserved, unready
 from hactl.replication.state import DiskState
 from hactl.target.gates import Mode
@@ -35,12 +36,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Subject:
-    """A resource on this node. ``behind``: why its persistent reservations keep it from being active."""
+    """A resource on this node. ``behind``: why its persistent reservations keep it from being active.
+    ``storage``: whether hosts can reach the node."""
 
     desired: ResourceDesired
     observed: ResourceObserved
     withdrawn: bool = False
     behind: str | None = None
+    storage: Verdict = Verdict.REACHABLE
 
 
 def busy(observed: ResourceObserved) -> str | None:
@@ -72,6 +75,17 @@ def lacking(subject: Subject) -> tuple[str, ...]:
 
 def judge(subject: Subject, question: Question = Question()) -> Answer:
     """The answer to a monitor."""
+    answer = _judged(subject, question)
+    answer = replace(answer, score=weighed(answer.score, subject.storage))
+    if not subject.storage.isolated:
+        return answer
+    # Not a failure: to start it again here would not bring its hosts back. The score says who is better off.
+    reason = "; ".join(filter(None, (WORDS[subject.storage], answer.reason)))
+    code = Code.DEGRADED_PROMOTED if answer.code is Code.RUNNING_PROMOTED else answer.code
+    return replace(answer, code=code, reason=reason)
+
+
+def _judged(subject: Subject, question: Question) -> Answer:
     desired, observed = subject.desired, subject.observed
     active = busy(observed)
     if subject.withdrawn and active is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator
 
 import structlog
@@ -36,7 +35,8 @@ class ClusterOrders(Orders):
     def subject(self, keeper: Keeper, observed: ResourceObserved) -> Subject:
         """What a resource is judged by."""
         behind = self.kit.standing.unready(keeper.name)
-        return Subject(keeper.desired(), observed, keeper.record.withdrawn, behind)
+        withdrawn = keeper.record.withdrawn
+        return Subject(keeper.desired(), observed, withdrawn, behind, self.storage.verdict)
 
     @contextlib.asynccontextmanager
     async def _turn(self, keeper: Keeper, order: str, until: float) -> AsyncIterator[None]:
@@ -172,15 +172,6 @@ class ClusterOrders(Orders):
                 raise _still_active(self.node, resource, why)
 
     # Active
-
-    async def relieved(self, keeper: Keeper) -> bool:
-        """Whether another node could take over now, by its own word."""
-        for node in keeper.spec.replicas:
-            if node != self.node:
-                with contextlib.suppress(HactlError):
-                    if not await self.kit.peers.ready(node, keeper.name, str(uuid.uuid4())):
-                        return True
-        return False
 
     async def promote_here(self, resource: str, until: float) -> None:
         """Make this node active; nothing to do if it is already, as after a hand-over to it. Nodes of which

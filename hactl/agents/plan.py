@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from hactl.agents.actions import (
     Action,
+    AdoptDisk,
     ApplyTarget,
     CloseGate,
     CreateGate,
@@ -20,6 +21,7 @@ from hactl.agents.actions import (
     DrbdResize,
     DrbdSecondary,
     DrbdUp,
+    EnlargeDisk,
     EnsureDisk,
     HoldGate,
     OpenGate,
@@ -66,10 +68,26 @@ def plan_groundwork(desired: ResourceDesired, observed: ResourceObserved) -> tup
     if disks:
         # What comes next is planned from what the disks look like then.
         return disks
+    if observed.adoptable:
+        return tuple(_adopt(desired, observed))
     storage = (*_replication(desired, observed), *_gates(desired, observed))
     if storage:
         return storage
     return (*_tree(desired, observed), *_skip(desired, observed), *_grow(desired, observed))
+
+
+def _adopt(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
+    """Disks with data, before DRBD knows of them: nothing else comes first, so that it never meets one that
+    says nothing of its data. Nothing while another replica may have data, too."""
+    if desired.unready_copies(frozenset(observed.adoptable)):
+        return
+    small = {n: disk for n, disk in observed.adoptable.items() if disk.needed}
+    for number, disk in sorted(small.items()):
+        yield EnlargeDisk(desired.name, "DRBD's meta-data needs room behind the data", number, disk)
+    if small:
+        return
+    for number in sorted(observed.adoptable):
+        yield AdoptDisk(desired.name, "the specification says that its data are the volume's", number)
 
 
 def _tree(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
@@ -149,7 +167,7 @@ def _replication(desired: ResourceDesired, observed: ResourceObserved) -> Iterat
             # before its meta-data exists, a volume would stay without its disk.
             return
     for volume in desired.volumes:
-        if observed.metadata.get(volume.number) is False:
+        if observed.metadata.get(volume.number) is False and volume.adopt != desired.node:
             yield CreateMetadata(name, "the disk carries none", volume.number)
     if not complete:
         yield DrbdUp(name, "it is not in the kernel, or not all of it")
@@ -166,7 +184,9 @@ def _gates(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Act
 
 
 def _skip(desired: ResourceDesired, observed: ResourceObserved) -> Iterator[Action]:
-    new = sorted(v for v in observed.fresh & desired.peer_fresh if both_new(observed, v))
+    # Where one of the disks has data they are not equal, whatever else is said of them.
+    holding = {v.number for v in desired.volumes if v.adopt is not None}
+    new = sorted(v for v in (observed.fresh & desired.peer_fresh) - holding if both_new(observed, v))
     if desired.skips_sync and desired.replica and new:
         reason = "there is nothing to copy: all were created just now"
         yield SkipInitialSync(desired.name, reason, tuple(new))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from hactl.agents import execute as executing
 from hactl.agents.actions import (
     Action,
+    AdoptDisk,
     CreateMetadata,
     DrbdPrimary,
     DrbdSecondary,
@@ -162,6 +163,10 @@ class LocalResource:
         if self.record.fresh - numbers:
             # A volume of that number that comes later has nothing to do with this one.
             self.write(fresh=self.record.fresh & numbers)
+        adopted = frozenset(v.number for v in wanted.spec.volumes if v.adopt == self.node)
+        if self.record.adopting - adopted:
+            # It was carried out, or taken back: from now on meta-data is nobody's that is not in use.
+            self.write(adopting=self.record.adopting & adopted)
         self.dropped = (self.dropped | gone) - numbers
         self._provided = {n: disk for n, disk in self._provided.items() if n in numbers}
         self.wanted = wanted
@@ -216,6 +221,7 @@ class LocalResource:
                     gate=gate_name(self.name, v.number),
                     minor=self.spec.minor(v),
                     backing=self.kit.drbd.device(self.spec.minor(v)),
+                    adopt=v.adopt,
                 )
                 for v in self.spec.volumes
             ),
@@ -225,6 +231,7 @@ class LocalResource:
             peer_fresh=frozenset.intersection(*fresh) if fresh else frozenset(),
             skips_sync=bool(ids) and self.node == min(ids, key=lambda n: ids[n]),
             disks=self.wanted.disks,
+            others=tuple(others),
         )
 
     @property
@@ -244,6 +251,7 @@ class LocalResource:
             self.unprovided,
             self.dropped,
             self._prepared,
+            self.record.adopting,
         )
         return await observe(self.kit, subject, aspects=aspects, common=common)
 
@@ -281,6 +289,10 @@ class LocalResource:
             # Before, not after: meta-data without this note would look like somebody's and never be
             # synchronised.
             self.write(fresh=self.record.fresh | {step.volume})
+            await self.kit.journal.flush(self.name)
+        if isinstance(step, AdoptDisk):
+            # Before, for the same reason: it would be somebody else's meta-data, which nobody touches.
+            self.write(adopting=self.record.adopting | {step.volume})
             await self.kit.journal.flush(self.name)
         if isinstance(step, WriteDrbdConfig):
             # Until DRBD was brought in line with it, which may fail.

@@ -24,7 +24,8 @@ def restored(record: Record | None, observed: ResourceObserved, *, boot: str, no
             role = OrderedRole.ACTIVE
         else:
             role = OrderedRole.DEMOTED if holding else OrderedRole.STANDBY
-        return Record(role=role, boot=boot, since=now, fresh=record.fresh if record else frozenset())
+        new = Record(role=role, boot=boot, since=now)
+        return new if record is None else replace(new, fresh=record.fresh, adopting=record.adopting)
     if record.role is OrderedRole.ACTIVE and not observed.primary:
         role = OrderedRole.DEMOTED if holding else OrderedRole.STANDBY
         return replace(record, role=role, handover=None)

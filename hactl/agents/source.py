@@ -176,7 +176,7 @@ class StoreSource:
     async def _copy(self) -> Desired | None:
         """The state of last time, if there is one of this cluster that can be understood."""
         try:
-            found = await asyncio.to_thread(_read_copy, self._cache, self._cluster)
+            found = await asyncio.to_thread(read_copy, self._cache, self._cluster)
         except HactlError as error:
             _log.warning("the copy of the desired state is not used", code=error.code, error=str(error))
             return None
@@ -219,7 +219,8 @@ def _write_copy(path: Path, desired: Desired) -> None:
         ) from error
 
 
-def _read_copy(path: Path, cluster: str) -> Desired | None:
+def read_copy(path: Path, cluster: str) -> Desired | None:
+    """The state in a copy, None if there is none; :class:`HactlError` ``desired-copy``, ``schema-newer``."""
     try:
         text = path.read_text()
     except FileNotFoundError:

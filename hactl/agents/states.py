@@ -45,7 +45,8 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class VolumeDesired:
-    """One volume: ``size`` in bytes, ``gate`` its device-mapper name, ``backing`` the DRBD device."""
+    """One volume: ``size`` in bytes, ``gate`` its device-mapper name, ``backing`` the DRBD device. ``adopt``:
+    the node whose disk has its data, until that is carried out."""
 
     number: int
     lun: int
@@ -53,6 +54,7 @@ class VolumeDesired:
     gate: str
     minor: int
     backing: str
+    adopt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class ResourceDesired:
     ``active_node`` is the node known to serve it: this one or another, or None. ``hold_over``: I/O has been
     held for as long as allowed. ``peer_fresh``: volumes whose meta-data is brand-new on every other replica
     too, as their agents say. ``skips_sync``: this node is the one to declare brand-new replicas equal.
-    ``disks`` are those that come from this node's pools.
+    ``disks`` are those that come from this node's pools. ``others``: the other nodes with a replica.
     """
 
     name: str
@@ -77,10 +79,29 @@ class ResourceDesired:
     peer_fresh: frozenset[int] = frozenset()
     skips_sync: bool = False
     disks: tuple[BackingDisk, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def unready_copies(self, volumes: frozenset[int]) -> frozenset[int]:
+        """Those of ``volumes`` that another replica is not known to be brand-new of: taken over with data,
+        theirs might be as good."""
+        return volumes - self.peer_fresh if self.others else frozenset()
 
     def view(self, active: str | None) -> dict[str, AccessState]:
         """Access states of all groups if ``active`` is the active node."""
         return {node: wanted(node, active) for node in self.exporters}
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """A disk under its path that has ``size`` bytes and needs ``wanted``."""
+
+    device: str
+    size: int
+    wanted: int
+
+    @property
+    def needed(self) -> bool:
+        return self.size < self.wanted
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,8 @@ class ResourceObserved:
     ``alua_error``: why the access states cannot be read. ``surplus`` are gates of volumes that the resource
     does not have any more. ``lacking``: volumes whose disk is not in this node's pool as it should be,
     ``lost`` those of them that had data already.
-    ``former``: the node holds no replica, and has a resource file of when it did.
+    ``former``: the node holds no replica, and has a resource file of when it did. ``adoptable``: volumes
+    whose disk is to be taken over with its data, and has not been.
     """
 
     configured: bool | None = None
@@ -114,6 +136,7 @@ class ResourceObserved:
     lacking: frozenset[int] = frozenset()
     lost: frozenset[int] = frozenset()
     former: bool = False
+    adoptable: Mapping[int, Enlargement] = field(default_factory=dict)
 
     def gate(self, number: int) -> GateState | None:
         """A volume's gate, also of one that is not wanted any more."""
@@ -156,6 +179,17 @@ def resyncing(state: ResourceState) -> bool:
         for connection in state.connections.values()
         for volume in connection.volumes.values()
     )
+
+
+_ATTACHED = frozenset(
+    {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE}
+)
+
+
+def attached(observed: ResourceObserved) -> frozenset[int]:
+    """Volumes whose disk DRBD has and has understood."""
+    volumes = {} if observed.drbd is None else observed.drbd.volumes
+    return frozenset(n for n, volume in volumes.items() if volume.disk in _ATTACHED)
 
 
 def sync_decided(state: ResourceState) -> frozenset[int]:
@@ -224,6 +258,13 @@ def troubles(desired: ResourceDesired, observed: ResourceObserved) -> tuple[str,
     found: list[str] = [
         f"{p.message} ({p.hint}) [{p.code}]; {desired.name} is left alone" for p in observed.problems
     ]
+    waiting = desired.unready_copies(frozenset(observed.adoptable))
+    if waiting and not observed.problems:
+        which, nodes = ", ".join(map(str, sorted(waiting))), ", ".join(desired.others)
+        found.append(
+            f"volume {which}: the data on this node's disk are taken over when the empty replica is ready; "
+            f"the agent on {nodes} has not said yet that its disk is brand-new"
+        )
     for each in (*observed.gates.values(), *observed.surplus.values()):
         if each.mode is Mode.FOREIGN:
             found.append(f"gate {each.name} has a table that is not hactl's; it is left alone")

@@ -33,14 +33,15 @@ def node_status(
     *,
     generation: int = 0,
     reasons: Iterable[str] = (),
+    storage: Mapping[str, Any] | None = None,
     leaving: Iterable[tuple[str, str | None]] = (),
     leftovers: Iterable[tuple[Leftover, str | None]] = (),
 ) -> dict[str, Any]:
     """The whole document; ``peers`` maps each other node to whether its agent answers.
 
     ``generation`` is that of the desired state the agent goes by, ``reasons`` what keeps it from following
-    the store. ``leaving`` are resources that are being taken down, ``leftovers`` what has still to be
-    removed, each with why it is not yet.
+    the store. ``storage``: whether hosts can reach the node, as its watch tells. ``leaving`` are resources
+    that are being taken down, ``leftovers`` what has still to be removed, each with why it is not yet.
     """
     return {
         "schema": SCHEMA,
@@ -48,6 +49,7 @@ def node_status(
         "version": hactl.__version__,
         "generation": generation,
         "reason": "; ".join(reasons) or None,
+        "storage": storage,
         "resources": list(resources),
         "peers": [{"node": peer, "reachable": up} for peer, up in sorted(peers.items())],
         "leaving": [{"name": name, "reason": reason} for name, reason in leaving],

@@ -189,7 +189,7 @@ class Upkeep(Following):
             else:
                 self._again.pop(keeper.name, None)
         self.news.add(keeper.name)
-        if self.desired.leftovers:
+        if self.desired.leftovers or keeper.taken_over:
             self.leftovers.event.set()
 
     # What is to go

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hactl.backing.protocol import BackingDisk
-from hactl.errors import Failed, Refused
+from hactl.errors import Failed, HactlError, Refused
 from hactl.model.spec import PoolSpec
 from hactl.runner import Completed
 
@@ -58,6 +58,23 @@ def failed(disk: BackingDisk, completed: Completed) -> Failed:
     return Failed(
         "backing-failed",
         f"{describe(disk)}: {completed.argv[0]} ended with status {completed.status}: {text}",
+        "try the command by hand",
+    )
+
+
+def not_extended(device: str, missing: int, completed: Completed, *, full: bool = False) -> HactlError:
+    """A logical volume could not be made larger by ``missing`` bytes; ``full``: its volume group has not as
+    many."""
+    text = " ".join((completed.stderr.strip() or completed.stdout.strip()).split())
+    if full:
+        return Refused(
+            "extend-no-room",
+            f"{device} has to become {missing} bytes larger, and its volume group has not as many: {text}",
+            "add a disk to the volume group (vgextend), or remove what is not needed there (lvs)",
+        )
+    return Failed(
+        "backing-failed",
+        f"{device}: {completed.argv[0]} ended with status {completed.status}: {text}",
         "try the command by hand",
     )
 

@@ -98,6 +98,27 @@ class LvmPools:
             span = ["--offset", str(start), "--length", str(grown.size - start)]
             await self._other(disk, ["blkdiscard", "--force", "--zeroout", *span, disk.device])
 
+    async def extend(self, device: str, size: int) -> None:
+        """As :meth:`hactl.backing.protocol.Backing.extend`."""
+        before = await self._length(device)
+        if before >= size:
+            return
+        config = ["--config", await self._config()]
+        argv = ["lvextend", *config, "--size", _blocks(size), device]
+        done = await self._commands.run(argv)
+        if done.status:
+            raise errors.not_extended(device, size - before, done, full=_is_full(done))
+        after = await self._length(device)
+        if after > before:
+            start = max(before, after - _TAIL)
+            span = ["--offset", str(start), "--length", str(after - start)]
+            done = await self._commands.run(["blkdiscard", "--force", "--zeroout", *span, device])
+            if done.status:
+                raise errors.not_extended(device, size - before, done)
+
+    async def _length(self, device: str) -> int:
+        return int(await self._commands.read(["blockdev", "--getsize64", device]))
+
     async def remove(self, disk: BackingDisk) -> None:
         """As :meth:`hactl.backing.protocol.Backing.remove`."""
         state, lv = await self._find(disk)
@@ -204,7 +225,11 @@ def _state(
 
 
 def _size(disk: BackingDisk) -> str:
-    return f"{-(-disk.size // _SECTORS) * _SECTORS}b"
+    return _blocks(disk.size)
+
+
+def _blocks(size: int) -> str:
+    return f"{-(-size // _SECTORS) * _SECTORS}b"
 
 
 def _created(disk: BackingDisk) -> LogicalVolume:
@@ -232,12 +257,16 @@ def _create(disk: BackingDisk) -> list[str]:
 
 
 def _refusal(disk: BackingDisk, state: PoolState, done: Completed) -> HactlError:
-    text = (done.stderr + done.stdout).lower()
-    if any(words in text for words in _FULL):
+    if _is_full(done):
         return errors.full(disk, state.free)
-    if done.argv[0] == "lvremove" and "in use" in text:
+    if done.argv[0] == "lvremove" and "in use" in (done.stderr + done.stdout).lower():
         return errors.in_use(disk, disk.device)
     return errors.failed(disk, done)
+
+
+def _is_full(done: Completed) -> bool:
+    text = (done.stderr + done.stdout).lower()
+    return any(words in text for words in _FULL)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hactl.backing import errors
 from hactl.backing.protocol import BackingDisk, DiskState, Key, PoolState
+from hactl.errors import Failed, Refused
 from hactl.model.spec import PoolSpec
 from hactl.replication.memory_cluster import MemoryDrbdCluster
 
@@ -32,6 +33,8 @@ class MemoryBacking:
         self, sizes: Mapping[str, int], *, drbd: MemoryDrbdCluster | None = None, node: str = ""
     ) -> None:
         self.sizes = dict(sizes)
+        self.spare = 1 << 40
+        """Bytes that logical volumes which hactl did not make can grow by."""
         self.opened: set[str] = set()
         """Devices that something else has open."""
         self._drbd = drbd
@@ -61,6 +64,20 @@ class MemoryBacking:
         if self._drbd is not None:
             self._drbd.disk(self._node, disk.device).size = made.size
             self._drbd.touch()
+
+    async def extend(self, device: str, size: int) -> None:
+        disk = self._drbd.disk(self._node, device) if self._drbd is not None else None
+        made = self._made.get(device)
+        found = disk if disk is not None and disk.kind == "lvm" else made
+        if found is None or device.startswith("/dev/hactl/"):
+            raise Failed("backing-failed", f"{device} is no logical volume", "name one")
+        if found.size >= size:
+            return
+        wanted = -(-size // EXTENT) * EXTENT
+        if wanted - found.size > self.spare:
+            raise Refused("extend-no-room", f"{device} has to grow, and there is no room", "make room")
+        self.spare -= wanted - found.size
+        found.size = wanted
 
     async def remove(self, disk: BackingDisk) -> None:
         state = self._pool(disk.pool)

@@ -38,6 +38,10 @@ class Pools:
         async with self._locks[disk.device]:
             await self._of(disk.pool).ensure(disk, create=create)
 
+    async def extend(self, device: str, size: int) -> None:
+        async with self._locks[device]:
+            await self._lvm.extend(device, size)
+
     async def remove(self, disk: BackingDisk) -> None:
         async with self._locks[disk.device]:
             await self._of(disk.pool).remove(disk)

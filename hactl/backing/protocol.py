@@ -91,6 +91,13 @@ class Backing(Protocol):
         where a new, empty one would hide that (a file system that is not mounted, for example)."""
         ...
 
+    async def extend(self, device: str, size: int) -> None:
+        """Make a logical volume that hactl did not make at least ``size`` bytes large. What is in it stays,
+        and what comes behind it ends in zeros, so that it carries nobody's meta-data. Large enough: nothing
+        is done. :class:`hactl.errors.Refused` ``extend-no-room``; ``backing-failed`` if it is no logical
+        volume."""
+        ...
+
     async def remove(self, disk: BackingDisk) -> None:
         """Destroy the disk and its data; its ``size`` is not looked at, and no disk is no error. Refused
         while something has it open, or if hactl did not make it."""

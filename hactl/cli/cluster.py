@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hactl.cli.cluster_recover import recover
+from hactl.cli.cluster_run import run, teller
 from hactl.cli.cluster_text import read_token, show_invitations, show_status, show_token
 from hactl.cli.options import Json
 from hactl.cli.reporting import begin, named, print_json
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from hactl.cluster.draft import Draft, NodeOptions
     from hactl.cluster.invite import Token
     from hactl.cluster.kit import Kit
-
-T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,10 +98,10 @@ def init(
     async def work(kit: Kit) -> Token:
         draft = await _draft(options, kit)
         return await make_cluster(
-            name, draft, kit, _tell(as_json), iqn_prefix=iqn_prefix, pacemaker=not without_pacemaker
+            name, draft, kit, teller(as_json), iqn_prefix=iqn_prefix, pacemaker=not without_pacemaker
         )
 
-    token = _run(work)
+    token = run(work)
     show_token(token, as_json, uses=2, first=f"cluster {name} is made, with this node in it")
 
 
@@ -141,14 +140,14 @@ def join(
         inside = kit.layout.node_file.exists() and options is None
         text = read_token(token, token_file, needed=not inside)
         if inside and not text:
-            return await complete(kit, _tell(as_json))
+            return await complete(kit, teller(as_json))
         if kit.layout.node_file.exists() and unfinished.load(kit.layout) is None:
             from hactl.cluster.init import refuse_in_cluster
 
             refuse_in_cluster(kit)
-        return await enter(parse(text), await _draft(options, kit), kit, _tell(as_json))
+        return await enter(parse(text), await _draft(options, kit), kit, teller(as_json))
 
-    config = _run(work)
+    config = run(work)
     if as_json:
         print_json({"schema": 1, "cluster": config.cluster, "node": config.node, "etcd": list(config.etcd)})
     else:
@@ -184,7 +183,7 @@ def leave(
         raise typer.BadParameter("--lost, --end-cluster and --only-here exclude each other")
     if lost is not None:
         name = named("node", lost)
-        struck = _run(lambda kit: leaving.remove_lost(name, kit, _tell(as_json)))
+        struck = run(lambda kit: leaving.remove_lost(name, kit, teller(as_json)))
         if as_json:
             print_json({"schema": 1, "removed": name, "resources": list(struck)})
             return
@@ -193,11 +192,11 @@ def leave(
             typer.echo(f"these have a replica less now: {', '.join(struck)}; see: hactl resource")
         return
     if only_here:
-        _run(lambda kit: leaving.only_here(kit, _tell(as_json)))
+        run(lambda kit: leaving.only_here(kit, teller(as_json)))
         left: dict[str, Any] = {}
         text = "this machine is in no cluster any more; if the cluster still has the node, remove it there"
     else:
-        cluster = _run(lambda kit: leaving.leave(kit, _tell(as_json), end_cluster=end_cluster))
+        cluster = run(lambda kit: leaving.leave(kit, teller(as_json), end_cluster=end_cluster))
         left = {"cluster": cluster}
         text = f"this machine has left the cluster {cluster}"
     if as_json:
@@ -206,13 +205,16 @@ def leave(
         typer.echo(text)
 
 
+app.command()(recover)
+
+
 @app.command()
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show the store's members and leader, and the nodes with their agents."""
     from hactl.cluster.status import status as look
 
     begin(context, as_json)
-    document = _run(look)
+    document = run(look)
     if as_json:
         print_json(document)
         return
@@ -262,7 +264,7 @@ def invite(
         finally:
             await store.close()
 
-    made = _run(work)
+    made = run(work)
     if listing:
         show_invitations(made, as_json)
     elif revoke is not None:
@@ -287,26 +289,11 @@ def renew_certificates(context: typer.Context, as_json: Json = False) -> None:
         until = pki.valid_until(kit.layout.certificates.certificate.read_bytes())
         return done, until.isoformat(timespec="seconds")
 
-    done, until = _run(work)
+    done, until = run(work)
     if as_json:
         print_json({"schema": 1, "renewed": done, "until": until})
     else:
         typer.echo(f"{'renewed' if done else 'not due yet'}; valid until {until}")
-
-
-def _run(work: Callable[[Kit], Awaitable[T]]) -> T:
-    import asyncio
-
-    from hactl.cluster.kit import real
-
-    async def all_of_it() -> T:
-        return await work(real())
-
-    return asyncio.run(all_of_it())
-
-
-def _tell(as_json: bool) -> Callable[[str], None]:
-    return (lambda _: None) if as_json else (lambda text: typer.echo(f"… {text}", err=True))
 
 
 def _options(

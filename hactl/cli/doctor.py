@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from hactl.cli.exits import Exit
-from hactl.cli.options import Json
+from hactl.cli.options import SOCKET, Json, Socket
 from hactl.cli.reporting import Mode, begin, print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hactl.doctor.collect import Wanted
 
 
@@ -19,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(context: typer.Context, as_json: Json = False) -> None:
+def doctor(context: typer.Context, socket: Socket = SOCKET, as_json: Json = False) -> None:
     """Look for what may be wrong with this node; every finding comes with its remedy. Changes nothing."""
     import asyncio
     from dataclasses import replace
@@ -31,7 +33,8 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     mode = begin(context, as_json)
     wanted, unseen = _wanted(context, mode)
     facts = asyncio.run(collect(SubprocessRunner(), wanted))
-    found = judge(replace(facts, unseen=(*unseen, *facts.unseen)))
+    facts = replace(facts, unseen=(*unseen, *facts.unseen), storage_cut=_storage_cut(socket))
+    found = judge(facts)
     worst = any(d.severity is Severity.ERROR for d in found)
     if as_json:
         print_json(
@@ -45,6 +48,22 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         typer.echo(f"{facts.node}: {counts}")
     if worst:
         raise typer.Exit(Exit.DIFFERENT)
+
+
+def _storage_cut(socket: Path) -> str | None:
+    """What this node's agent says, which has been asking for a while. One that does not run is told of
+    elsewhere."""
+    from hactl.cli.client import AgentClient
+    from hactl.errors import HactlError
+
+    try:
+        told = AgentClient(str(socket)).status()
+    except HactlError:
+        return None
+    # An agent of the version before says nothing about it.
+    storage = told.get("storage") or {}
+    reason = storage.get("reason")
+    return None if reason is None else str(reason)
 
 
 def _wanted(context: typer.Context, mode: Mode) -> tuple[Wanted, tuple[tuple[str, str], ...]]:

@@ -104,6 +104,7 @@ def resource_document(cluster: ClusterSpec, resource: ResourceSpec) -> dict[str,
                 "minor": resource.minor(v),
                 "serial": cluster.serial(resource, v),
                 "disks": dict(v.disks),
+                "adopt": v.adopt,
                 "devices": {node: cluster.device(resource, v, node) for node in v.disks},
             }
             for v in resource.volumes

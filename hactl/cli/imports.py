@@ -12,6 +12,7 @@ import typer
 
 from hactl.cli.options import Json
 from hactl.cli.reporting import begin, named, print_json
+from hactl.cli.resource import disks_of
 from hactl.errors import Refused
 
 if TYPE_CHECKING:
@@ -43,6 +44,25 @@ def import_saveconfig(
             help="What hosts saw of a device that was grown since. Once for each.",
         ),
     ] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Keep the data on the disks, and copy them to the other replica."),
+    ] = False,
+    copy: Annotated[
+        str | None,
+        typer.Option("--copy-to", metavar="NODE", help="The node that gets a second, empty replica."),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", metavar="POOL", help="The pool on it that disks are created in.")
+    ] = None,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disk",
+            metavar="PATH=PATH",
+            help="A device in the file, and the disk on it that is for its copy. Once for each.",
+        ),
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out the targets that cannot be taken over.")
     ] = False,
@@ -53,15 +73,23 @@ def import_saveconfig(
     from hactl.cli.configuration import change, read
     from hactl.model.saveconfig import Store, parse
     from hactl.model.takeover import take_over
+    from hactl.model.takeover_data import Keeping
 
     mode = begin(context, as_json)
     named("node", node)
+    if copy is None and (pool or disk):
+        raise typer.BadParameter("--pool and --disk are for --copy-to")
+    if copy is not None:
+        named("node", copy)
     data = contents(file)
     seen = _seen(size or ())
-    sizes = device_sizes([s.device for s in parse(data).stores.values() if isinstance(s, Store)])
+    devices = [s.device for s in parse(data).stores.values() if isinstance(s, Store)]
+    sizes = device_sizes(devices)
+    growing = tuple(d for d in devices if adopt and logical_volume(d))
+    keeping = Keeping(adopt, growing, copy, disks_of(disk, "PATH") or {}, pool)
 
     def taken(desired: Desired) -> Takeover:
-        return take_over(data, desired, node, sizes=sizes, seen=seen)
+        return take_over(data, desired, node, sizes=sizes, seen=seen, keeping=keeping)
 
     found = taken(read(context))
     if not found.complete and not partial and not dry_run:
@@ -140,6 +168,16 @@ def device_sizes(paths: Sequence[str]) -> Mapping[str, int]:
         finally:
             os.close(descriptor)
     return found
+
+
+def logical_volume(path: str, sys_block: Path = Path("/sys/class/block")) -> bool:
+    """Whether a device is a logical volume, which an agent can enlarge, by what LVM has noted with
+    device-mapper (``LVM-`` and its ids)."""
+    try:
+        uuid = (sys_block / Path(path).resolve().name / "dm" / "uuid").read_text()
+    except (OSError, ValueError):
+        return False
+    return uuid.startswith("LVM-")
 
 
 def _seen(words: Sequence[str]) -> dict[str, int]:

@@ -35,7 +35,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "agent": ("agent",),
 }
 """Modules of :mod:`hactl.cli`, in the order of the help, and their commands."""
-GROUPS = ("node", "resource", "volume", "host", "cluster", "fencing", "failover", "pr")
+GROUPS = ("node", "resource", "volume", "host", "cluster", "fencing", "failover", "witness", "pr")
 """Modules that are a command with subcommands, of their own name."""
 WHOLE = frozenset({"man", "completion"})
 """Commands that look at all the others."""

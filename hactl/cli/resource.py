@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hactl.cli.adopt import adopt
 from hactl.cli.options import SOCKET, Destroy, Json, Node, Resource, Socket
 from hactl.cli.reporting import Mode, begin, named, print_json
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from hactl.model.spec import ResourceSpec
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Resources: what fails over as one.")
+
+app.command()(adopt)
 
 Disks = Annotated[
     list[str] | None,

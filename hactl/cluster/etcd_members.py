@@ -97,6 +97,7 @@ class GrpcMembers:
             db_size=told.dbSize,
             learner=told.isLearner,
             problems=tuple(told.errors),
+            committed=told.raftIndex,
         )
 
     async def local_list(self, client_url: str) -> tuple[Member, ...] | None:

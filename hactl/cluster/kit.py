@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hactl.cluster import pki
+from hactl.cluster.etcd_log import EtcdLog, FileLog
 from hactl.cluster.etcd_members import GrpcMembers
 from hactl.cluster.invite import Random
 from hactl.cluster.layout import Layout
@@ -45,6 +46,7 @@ class Kit:
     ring: Ring
     members: Callable[[Sequence[str]], Members]
     store: Callable[[NodeConfig], Store]
+    log: EtcdLog = field(default_factory=FileLog)
     now: Callable[[], datetime] = pki.utc_now
     random: Random = field(default=secrets.token_bytes)
     waits: Waits = field(default_factory=Waits)

@@ -57,6 +57,11 @@ class Layout:
         return self.root / "var/lib/hactl/etcd"
 
     @property
+    def recovery_log(self) -> Path:
+        """What etcd says while :mod:`hactl.cluster.recover` has it run apart from its unit."""
+        return self.root / "var/lib/hactl/etcd-recovery.log"
+
+    @property
     def corosync_key(self) -> Path:
         """The key that Corosync's nodes share: whoever has it can take part in the membership."""
         return self.etc / "corosync.key"

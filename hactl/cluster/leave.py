@@ -20,6 +20,7 @@ from hactl.cluster.members import (
 from hactl.cluster.membership import remove_from_etcd, remove_member_files, save_endpoints
 from hactl.cluster.node_config import CLIENT_PORT, PEER_PORT, NodeConfig, url
 from hactl.cluster.services import DETACH
+from hactl.cluster.strike import expel, strike
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import HactlError, Refused
 from hactl.model import leave as leftovers
@@ -27,8 +28,6 @@ from hactl.model.desired import Desired
 from hactl.model.edit import remove_node
 from hactl.model.spec import IpAddress
 from hactl.store import desired as desired_state
-from hactl.store.desired import Origin
-from hactl.store.protocol import Store
 
 
 async def leave(kit: Kit, tell: Tell, *, end_cluster: str | None = None) -> str:
@@ -44,10 +43,10 @@ async def leave(kit: Kit, tell: Tell, *, end_cluster: str | None = None) -> str:
         await only_here(kit, tell)
         return begun.cluster
     config = node_config.load(kit.layout.node_file)
-    if begun is not None and begun.what == "init":
+    if begun is not None and begun.what in ("init", "recover"):
         raise Refused(
             "unfinished",
-            f"hactl cluster init of {config.cluster} was begun and is not finished here",
+            f"hactl cluster {begun.what} of {config.cluster} was begun and is not finished here",
             "run it again as it was; or undo it: hactl cluster leave --only-here",
         )
     await _tell_cluster(config, kit, tell, end_cluster)
@@ -111,7 +110,10 @@ async def remove_lost(node: str, kit: Kit, tell: Tell) -> tuple[str, ...]:
         lost = tuple(r.name for r in before.cluster.resources if node in r.replicas)
         if spec is not None:
             tell(f"removing node {node} from the configuration")
-            await _remove_from_desired(store, config, node, lost=True)
+            remove_node(before, node, lost=True)  # refused before anything is changed
+            # Whoever changes a reservation waits for it until it is a member no more.
+            await expel(store, config, [node])
+            await strike(store, config, node, lost=True)
         if member is not None:
             tell(f"removing {node} from etcd")
             await remove_from_etcd(kit, members, member.id)
@@ -150,7 +152,7 @@ async def _tell_cluster(config: NodeConfig, kit: Kit, tell: Tell, end_cluster: s
         await stack.stop_pacemaker(kit, tell)
         if not last:
             tell(f"removing node {config.node} from the configuration")
-            await _remove_from_desired(store, config, config.node, lost=False)
+            await strike(store, config, config.node, lost=False)
             if own is not None:
                 tell("leaving etcd")
                 await _leave_etcd(kit, members, listed, own)
@@ -195,16 +197,6 @@ def _refuse_fault(fault: str, node: str) -> None:
             f"{node} must not leave the store now: {fault}",
             "bring the other members back first, or add one; see: hactl cluster status",
         )
-
-
-async def _remove_from_desired(store: Store, config: NodeConfig, node: str, *, lost: bool) -> None:
-    def edit(now: Desired) -> Desired:
-        if all(n.name != node for n in now.cluster.nodes):
-            return now  # done by a run that was interrupted
-        return remove_node(now, node, lost=lost)
-
-    what = f"node {node} is lost" if lost else f"node {node} left"
-    await desired_state.change(store, config.cluster, edit, what=what, origin=Origin(config.node))
 
 
 async def _leave_etcd(kit: Kit, members: Members, listed: Sequence[Member], own: Member) -> None:

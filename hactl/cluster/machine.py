@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -17,6 +19,8 @@ from hactl.model.spec import IpAddress, PoolSpec
 from hactl.runner import CommandFailed, CommandTimeout, Runner
 
 ETCD = Path("/usr/bin/etcd")
+REACH = 2.0
+"""Seconds: longer than one lost packet costs (RFC 6298: 1 s)."""
 
 
 class Machine(Protocol):
@@ -36,6 +40,10 @@ class Machine(Protocol):
 
     def in_use(self, address: IpAddress, port: int, *, udp: bool = False) -> bool:
         """Whether something listens on that port of this address."""
+        ...
+
+    async def reaches(self, address: IpAddress, port: int) -> bool:
+        """Whether somebody takes a TCP connection there, within :data:`REACH` seconds."""
         ...
 
     def has_etcd(self) -> bool:
@@ -94,6 +102,17 @@ class LocalMachine:
             except OSError as error:
                 return error.errno == errno.EADDRINUSE
         return False
+
+    async def reaches(self, address: IpAddress, port: int) -> bool:
+        try:
+            async with asyncio.timeout(REACH):
+                _, writer = await asyncio.open_connection(str(address), port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return True
 
     def has_etcd(self) -> bool:
         return self.has_program(ETCD)

@@ -37,7 +37,8 @@ class Member:
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """What a member says of itself. ``leader``: its leader's id, 0 if it knows none; ``db_size``: bytes."""
+    """What a member says of itself. ``leader``: its leader's id, 0 if it knows none; ``db_size``: bytes;
+    ``committed``: index of the last entry of its log that it knows to be committed."""
 
     id: int
     leader: int
@@ -45,6 +46,7 @@ class MemberStatus:
     db_size: int
     learner: bool
     problems: tuple[str, ...] = ()
+    committed: int = 0
 
 
 class Members(Protocol):

@@ -20,6 +20,8 @@ class MemoryMachine:
         self.missing: set[Path] = set()
         """Programs that are not installed."""
         self.ports: set[tuple[IpAddress, int]] = set()
+        self.others: set[tuple[IpAddress, int]] = set()
+        """Ports of other machines that take connections."""
         self.pools: set[str] = set()
         """Names of pools that can be used."""
         self.since = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,6 +37,9 @@ class MemoryMachine:
 
     def in_use(self, address: IpAddress, port: int, *, udp: bool = False) -> bool:  # noqa: ARG002 - as its protocol
         return (address, port) in self.ports
+
+    async def reaches(self, address: IpAddress, port: int) -> bool:
+        return (address, port) in self.others
 
     def has_etcd(self) -> bool:
         return self.etcd

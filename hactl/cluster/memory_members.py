@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hactl.cluster.etcd_config import variables
+from hactl.cluster.etcd_log import LogEnd, LogState
 from hactl.cluster.layout import (
     AGENT_UNIT,
     CAPTURE_UNIT,
@@ -18,7 +19,7 @@ from hactl.cluster.layout import (
 from hactl.cluster.members import NOT_YET, UNKNOWN, UNREACHABLE, Member, MemberStatus, majority
 from hactl.cluster.memory_ring import MemoryCorosync
 from hactl.cluster.services import SECONDS, Standing
-from hactl.errors import Refused, Unknown
+from hactl.errors import Failed, Refused, Unknown
 
 VERSION = "3.5.16"
 
@@ -43,11 +44,18 @@ class MemoryEtcd:
     """By client URL."""
     leader: int = 0
     lose_answers: int = 0
+    gone: dict[int, Member] = field(default_factory=dict)
+    """Members that were removed."""
+    committed: dict[int, int] = field(default_factory=dict)
+    """How far a member's log is committed, by its id."""
+    logs: dict[str, LogState] = field(default_factory=dict)
+    """By the path of the data folder, where they matter."""
     calls: list[str] = field(default_factory=list)
     _next: int = 100
 
-    def start(self, config: Path) -> bool:
-        """Start the server of a configuration file; whether it stays up. Its id is in its data folder."""
+    def start(self, config: Path, *, alone: bool = False) -> bool:
+        """Start the server of a configuration file; whether it stays up. Its id is in its data folder.
+        ``alone``: with --force-new-cluster."""
         value = variables(config.read_text(encoding="utf-8"))
         data = Path(value["ETCD_DATA_DIR"])
         client, peer = value["ETCD_LISTEN_CLIENT_URLS"], value["ETCD_LISTEN_PEER_URLS"]
@@ -72,6 +80,11 @@ class MemoryEtcd:
                 number = found.id
             identity.parent.mkdir(parents=True)
             identity.write_text(str(number), encoding="ascii")
+        if alone:
+            # Members that are still there have been removed: they are told when they ask, and end.
+            own = next(m for m in (*self.members.values(), *self.gone.values()) if m.id == number)
+            self.gone |= {m.id: m for m in self.members.values() if m.id != number}
+            self.members, self.running = {number: replace(own, learner=False)}, {}
         if number not in self.members:
             return False  # "the member has been permanently removed from the cluster"
         self.members[number] = replace(self.members[number], name=value["ETCD_NAME"], client_urls=(client,))
@@ -95,7 +108,8 @@ class MemoryEtcd:
 
     def remove(self, number: int) -> None:
         """Remove a member, and end its server, as that does by itself."""
-        self.members.pop(number, None)
+        if (found := self.members.pop(number, None)) is not None:
+            self.gone[number] = found
         self.running = {u: s for u, s in self.running.items() if s.member != number}
         self.elect()
 
@@ -171,7 +185,8 @@ class MemoryMembers:
         if server is None:
             return None
         learner = self._etcd.members[server.member].learner
-        return MemberStatus(server.member, self._etcd.leader, VERSION, 4096, learner)
+        committed = self._etcd.committed.get(server.member, 0)
+        return MemberStatus(server.member, self._etcd.leader, VERSION, 4096, learner, committed=committed)
 
     async def local_list(self, client_url: str) -> tuple[Member, ...] | None:
         return self._all() if client_url in self._etcd.running else None
@@ -189,6 +204,23 @@ class MemoryMembers:
         if self._etcd.lose_answers:
             self._etcd.lose_answers -= 1
             raise Unknown(UNKNOWN, f"{what}: no answer")
+
+
+class MemoryLog:
+    """Keeps :class:`hactl.cluster.etcd_log.EtcdLog`: what a test says, or one committed to its end."""
+
+    def __init__(self, etcd: MemoryEtcd) -> None:
+        self._logs = etcd.logs
+
+    def read(self, data: Path) -> LogState:
+        if not (data / "member" / "wal" / "0.wal").exists():
+            raise Failed("etcd-log", f"there is no log in {data}")
+        return self._logs.get(str(data), LogState(LogEnd(2, 10), 10, 2, 1))
+
+    def commit(self, data: Path) -> LogState:
+        found = self.read(data)
+        self._logs[str(data)] = replace(found, committed=found.end.index)
+        return self._logs[str(data)]
 
 
 class MemoryServices:
@@ -214,6 +246,8 @@ class MemoryServices:
         self.up: set[str] = set()
         self.fallen: set[str] = set()
         """Units that have failed."""
+        self.alone = False
+        """etcd runs apart from its unit."""
         self._agent = (agent_start, agent_stop)
 
     async def known(self, unit: str) -> bool:
@@ -279,6 +313,18 @@ class MemoryServices:
     async def end_capture(self) -> str:
         self.up.discard(CAPTURE_UNIT)
         return ""
+
+    async def start_alone(self) -> None:
+        assert ETCD_UNIT not in self.up, "two servers on the same data"
+        log = self.etcd.logs.get(str(self.layout.etcd_data))
+        assert log is None or log.committed == log.end.index, "etcd throws away what is not committed"
+        self.alone = self.etcd.start(self.layout.etcd_file, alone=True)
+
+    async def stop_alone(self) -> None:
+        if self.alone:
+            value = variables(self.layout.etcd_file.read_text(encoding="utf-8"))
+            self.etcd.stop(value["ETCD_LISTEN_CLIENT_URLS"])
+            self.alone = False
 
     async def install(self) -> None:
         self.units.add(ETCD_UNIT)

@@ -7,6 +7,7 @@ from enum import Enum
 from importlib.resources import files
 from typing import Protocol
 
+from hactl.cluster.etcd_alone import EtcdAlone
 from hactl.cluster.layout import CAPTURE_UNIT, ETCD_UNIT, Layout, write
 from hactl.errors import Failed, Unknown
 from hactl.runner import CommandFailed, CommandTimeout, Completed, Runner
@@ -54,6 +55,15 @@ class Services(Protocol):
         """Start it, without waiting, and leave alone whether it is enabled."""
         ...
 
+    async def start_alone(self) -> None:
+        """Start etcd apart from its unit, which does not run, as a cluster of this node alone; return at
+        once. It ends with this process. :mod:`hactl.cluster.etcd_alone`."""
+        ...
+
+    async def stop_alone(self) -> None:
+        """End that one; none there is no error."""
+        ...
+
     async def install(self) -> None:
         """See that systemd knows ``hactl-etcd.service`` as this hactl wants it."""
         ...
@@ -95,6 +105,7 @@ class Systemd:
     def __init__(self, runner: Runner, layout: Layout) -> None:
         self._runner = runner
         self._layout = layout
+        self._alone = EtcdAlone(layout)
 
     async def known(self, unit: str) -> bool:
         told = await self._ctl("show", "--property=LoadState", "--value", unit)
@@ -148,6 +159,12 @@ class Systemd:
         except (CommandFailed, CommandTimeout, OSError) as error:
             return str(error)
         return ""
+
+    async def start_alone(self) -> None:
+        await self._alone.start()
+
+    async def stop_alone(self) -> None:
+        await self._alone.stop()
 
     async def install(self) -> None:
         text = files("hactl.cluster").joinpath(ETCD_UNIT).read_text(encoding="utf-8")

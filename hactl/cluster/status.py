@@ -44,6 +44,8 @@ async def status(kit: Kit) -> dict[str, Any]:
     shown = [_member(m, s) for m, s in zip(listed, told, strict=True)]
     leader = next((m["name"] for m in shown if m["leader"]), None)
     problems += [f"{m['name']}: {text}" for m in shown for text in m["problems"]]
+    if not has_majority:
+        problems.append("bring its other members back; only if they are lost for good: hactl cluster recover")
     problems += _lacks(listed, told, desired, kit)
     corosync = await _corosync(kit, desired, problems)
     return {

@@ -13,18 +13,25 @@ from hactl.errors import Refused
 from hactl.model.spec import Frozen, Name
 
 SCHEMA = 1
-Work = Literal["init", "join", "leave"]
+Work = Literal["init", "join", "leave", "recover"]
 
 
 class Unfinished(Frozen):
     """``cluster`` is None while a join has not been told it. ``told``: the cluster has been told (leave).
-    ``pacemaker``: the cluster gets Pacemaker too (init)."""
+    ``pacemaker``: the cluster gets Pacemaker too (init). ``lost``, ``rejoining``: the nodes that are given
+    up; ``aside``: name of the folder with the data as they were; ``made``: they are of this node alone
+    (recover).
+    """
 
     what: Work
     cluster: Name | None
     draft: Draft | None = None
     told: bool = False
     pacemaker: bool = False
+    lost: tuple[Name, ...] = ()
+    rejoining: tuple[Name, ...] = ()
+    aside: str | None = None
+    made: bool = False
 
 
 def load(layout: Layout) -> Unfinished | None:

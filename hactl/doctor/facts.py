@@ -105,5 +105,7 @@ class Facts:
     """Files with the secrets of fence devices that are not there or not as they should be."""
     fence_faults: Mapping[str, str] = field(default_factory=dict)
     """Why the fence devices of other nodes did not answer this one, by node; those that did are not there."""
+    storage_cut: str | None = None
+    """Why hosts cannot reach this node, in its agent's words; None if they can, or the agent does not say."""
     unseen: tuple[tuple[str, str], ...] = ()
     """What could not be looked at, and why."""

@@ -46,6 +46,7 @@ def _agents(cluster: ClusterSpec) -> tuple[str, ...]:
 def failover(facts: Facts) -> Iterator[Diagnosis]:
     """What keeps another node from taking over by itself, or makes that unsafe."""
     cluster = facts.cluster
+    yield from _storage(facts)
     if cluster is None:
         yield Diagnosis(
             "doctor-no-fencing",
@@ -57,6 +58,7 @@ def failover(facts: Facts) -> Iterator[Diagnosis]:
     yield from _charge(cluster)
     yield from _missing(facts, cluster)
     yield from _devices(facts)
+    yield from _witnesses(cluster)
     if cluster.pacemaker:
         yield from _units(facts)
     if facts.secrets_missing:
@@ -135,6 +137,28 @@ def _devices(facts: Facts) -> Iterator[Diagnosis]:
             f"the fence device of {node} does not answer this node: {fault}",
             "is it reachable from here, and are its options right (hactl fencing show)? While no node can "
             f"switch {node} off, nobody takes over from it",
+        )
+
+
+def _storage(facts: Facts) -> Iterator[Diagnosis]:
+    if facts.storage_cut is not None:
+        yield Diagnosis(
+            "doctor-storage-cut",
+            Severity.ERROR,
+            facts.storage_cut,
+            "ping the other nodes' storage addresses (hactl node list) and the hosts from here; if hosts "
+            "reach this node all the same, a firewall drops ICMP echo: let it pass (nft list ruleset)",
+        )
+
+
+def _witnesses(cluster: ClusterSpec) -> Iterator[Diagnosis]:
+    if charge.in_charge(cluster) and len(cluster.nodes) == 2 and not cluster.storage_witnesses:
+        yield Diagnosis(
+            "doctor-no-witness",
+            Severity.NOTE,
+            "two nodes whose storage network is cut have only hosts to tell which of them is cut off; if "
+            "hosts do not answer ping, nothing is moved",
+            "name something else that answers ping on that network: hactl witness add ADDRESS",
         )
 
 

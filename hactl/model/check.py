@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from hactl.model.chap import chap_problems
+from hactl.model.check_adopt import adopt_problems
 from hactl.model.check_disks import disk_problems, pool_problems
 from hactl.model.check_exports import export_problems
 from hactl.model.check_leftovers import leftover_problems
@@ -50,6 +51,7 @@ def check(
         *_replicas(cluster, max_replicas),
         *pool_problems(cluster),
         *disk_problems(cluster),
+        *adopt_problems(cluster),
         *export_problems(cluster),
         *leftover_problems(cluster, tuple(leftovers)),
     )

@@ -8,6 +8,7 @@ itself only what it can tell in better words.
 
 from __future__ import annotations
 
+from hactl.model.edit_adopt import adopt, adopted
 from hactl.model.edit_fencing import fence_device, remove_fencing, set_failover, set_fencing
 from hactl.model.edit_hosts import add_host, change_host, chap, export, remove_host, unexport
 from hactl.model.edit_nodes import (
@@ -24,6 +25,7 @@ from hactl.model.edit_nodes import (
 from hactl.model.edit_replicas import add_exporter, add_replica, remove_replica, replace_node
 from hactl.model.edit_resources import Serials, create_resource, delete_resource, set_policy, set_preferred
 from hactl.model.edit_volumes import add_volume, grow_volume, remove_volume
+from hactl.model.edit_witnesses import add_witness, remove_witness
 from hactl.model.leave import remove_leftovers
 from hactl.model.spec import Addresses
 
@@ -38,7 +40,10 @@ __all__ = [
     "add_pool",
     "add_replica",
     "add_volume",
+    "add_witness",
     "addresses",
+    "adopt",
+    "adopted",
     "change_host",
     "change_node",
     "chap",
@@ -55,6 +60,7 @@ __all__ = [
     "remove_pool",
     "remove_replica",
     "remove_volume",
+    "remove_witness",
     "replace_node",
     "set_failover",
     "set_fencing",

@@ -96,7 +96,12 @@ def refuse_last_replica(resource: ResourceSpec, node: str) -> None:
 def drop(resource: ResourceSpec, node: str) -> ResourceSpec:
     """The resource without a node."""
     volumes = tuple(
-        changed(v, f"resource {resource.name}", disks={n: d for n, d in v.disks.items() if n != node})
+        changed(
+            v,
+            f"resource {resource.name}",
+            disks={n: d for n, d in v.disks.items() if n != node},
+            adopt=None if v.adopt == node else v.adopt,
+        )
         for v in resource.volumes
     )
     return changed(
@@ -163,7 +168,7 @@ def _moved(resource: ResourceSpec, old: str, new: NodeSpec, pool: str | None) ->
                     "name one of its pools, or move the replicas one by one with their disks",
                 )
             disks = {n: d for n, d in v.disks.items() if n != old} | {new.name: named}
-            v = changed(v, what, disks=disks)
+            v = changed(v, what, disks=disks, adopt=None if v.adopt == old else v.adopt)
         volumes.append(v)
     return changed(
         resource,

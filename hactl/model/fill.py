@@ -21,8 +21,8 @@ def fill(value: Value, current: Desired, serial: Callable[[], str]) -> Value:
     if not isinstance(value, dict):
         return value
     cluster = current.cluster
-    settings = {name: getattr(cluster, name) for name in SETTINGS}
-    filled = {**{name: known for name, known in settings.items() if known not in (None, False)}, **value}
+    settings = cluster.model_dump(mode="json", exclude_defaults=True, include=set(SETTINGS))
+    filled = {**settings, **value}
     for key, part in (
         ("nodes", _nodes(filled.get("nodes"), current)),
         ("hosts", _hosts(filled.get("hosts"), current)),

@@ -14,10 +14,21 @@ SCHEMA = 2
 """The newest schema this version reads."""
 
 NEWER = frozenset(
-    {"fencing", "pacemaker", "unfenced_promotion", "manual_failover", "failback", "maintenance"}
+    {
+        "fencing",
+        "pacemaker",
+        "unfenced_promotion",
+        "manual_failover",
+        "failback",
+        "maintenance",
+        "storage_witnesses",
+    }
 )
 """Parts that readers of schema 1 do not know. A record without any is written as schema 1, so that nodes with
 the version before can be in the cluster until what is new is used."""
+
+NEWER_VOLUME = frozenset({"adopt"})
+"""The same, of a resource's volumes."""
 
 Json = dict[str, Any]
 Checked = TypeVar("Checked")
@@ -25,7 +36,8 @@ Checked = TypeVar("Checked")
 
 def encode(value: Json) -> bytes:
     """A record's bytes: equal values are equal bytes."""
-    schema = SCHEMA if value.keys() & NEWER else 1
+    newer = value.keys() & NEWER or any(v.keys() & NEWER_VOLUME for v in value.get("volumes", ()))
+    schema = SCHEMA if newer else 1
     text = json.dumps({"schema": schema, **value}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

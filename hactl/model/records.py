@@ -39,7 +39,9 @@ NODE_SECRETS = "secrets/nodes/"
 RESOURCES = "resources/"
 LEFTOVERS = "leftovers/"
 
-SETTINGS = frozenset({"iqn_prefix", "pacemaker", "unfenced_promotion", "manual_failover"})
+SETTINGS = frozenset(
+    {"iqn_prefix", "pacemaker", "unfenced_promotion", "manual_failover", "storage_witnesses"}
+)
 """Fields of the cluster that have no key of their own."""
 
 RECENT = 32

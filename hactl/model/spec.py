@@ -168,7 +168,9 @@ class HostSpec(Frozen):
 
 class VolumeSpec(Frozen):
     """One logical unit. ``size``: bytes that initiators see; ``disks`` by replica node: a block device under
-    /dev that exists, or ``pool:NAME`` for one that the node's agent creates, grows and removes in a pool."""
+    /dev that exists, or ``pool:NAME`` for one that the node's agent creates, grows and removes in a pool.
+    ``adopt``: the node whose disk holds the volume's data from before hactl, until its agent has taken them
+    over."""
 
     number: int = Field(ge=0, le=15, strict=True)
     lun: LunNumber
@@ -176,6 +178,7 @@ class VolumeSpec(Frozen):
     disks: dict[Name, str] = Field(min_length=1)
     minor: int | None = Field(default=None, ge=0, le=1048575, strict=True)
     serial: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    adopt: Name | None = None
 
     @field_validator("size", mode="before")
     @classmethod
@@ -239,13 +242,15 @@ class ResourceSpec(Frozen):
 
 class ClusterSpec(Frozen):
     """The whole cluster. ``pacemaker``: made with Pacemaker. ``unfenced_promotion``: the operator wants nodes
-    to take over although one that is lost may not be really off; ``manual_failover``: wants none to do so."""
+    to take over although one that is lost may not be really off; ``manual_failover``: wants none to do so.
+    ``storage_witnesses``: what always answers on the nodes' storage network, beside the nodes themselves."""
 
     name: Name
     iqn_prefix: InitiatorName | None = None
     pacemaker: StrictBool = False
     unfenced_promotion: StrictBool = False
     manual_failover: StrictBool = False
+    storage_witnesses: tuple[Address, ...] = ()
     nodes: tuple[NodeSpec, ...] = Field(min_length=1)
     hosts: tuple[HostSpec, ...] = ()
     resources: tuple[ResourceSpec, ...] = ()

@@ -19,7 +19,8 @@ from hactl.model.desired import Desired
 from hactl.model.put import put_host, put_resources
 from hactl.model.saveconfig import Acl, Saved, Store, Target, Unusable, parse
 from hactl.model.size import format_size
-from hactl.model.spec import ISCSI_PORT, ChapSpec, HostSpec, ResourceSpec, VolumeSpec
+from hactl.model.spec import ISCSI_PORT, POOL, ChapSpec, HostSpec, ResourceSpec, VolumeSpec
+from hactl.model.takeover_data import Keeping, refuse_copy
 from hactl.model.takeover_limits import SkipError, refuse_store, refuse_target
 from hactl.model.values import make, refusal
 from hactl.replication.metadata import required_disk_size
@@ -70,19 +71,24 @@ def take_over(
     sizes: Mapping[str, int],
     seen: Mapping[str, int] | None = None,
     peers: int = PEERS,
+    keeping: Keeping | None = None,
 ) -> Takeover:
     """What becomes of a saveconfig.json on ``node``.
 
     ``sizes``: bytes that each block device has now, by the path in the file. ``seen``: bytes that hosts have
     seen of devices that were grown since, which is what makes room for DRBD's meta-data at their end: without
-    that room, meta-data would overwrite the end of the data, so such a target is left out.
+    that room, meta-data would overwrite the end of the data, so such a target is left out. ``keeping``: where
+    the data are to stay and to be copied to.
 
     :class:`Refused` ``saveconfig-damaged`` or ``unknown-node``. In :func:`hactl.store.desired.change`:
     ``lambda desired: take_over(data, desired, ...).desired``.
     """
     find.node(desired, node)
     saved = parse(data)
-    work = _Work(saved, desired, node, sizes, seen or {}, peers)
+    keeping = keeping or Keeping()
+    if keeping.copy is not None:
+        refuse_copy(desired, node, keeping, saved)
+    work = _Work(saved, desired, node, sizes, seen or {}, peers, keeping)
     without: dict[str, Remark] = {}
     while True:
         result = work.run(without)
@@ -126,7 +132,9 @@ class _Work:
         sizes: Mapping[str, int],
         seen: Mapping[str, int],
         peers: int,
+        keeping: Keeping,
     ) -> None:
+        self.keeping = keeping
         self.saved = saved
         self.before = desired
         self.node = node
@@ -163,6 +171,15 @@ class _Work:
                 "discovery asks for CHAP credentials there; with hactl every host may ask, and is told "
                 "only of targets that it may use",
                 "remove discovery credentials from the hosts, which would be refused otherwise",
+            )
+        if self.resources and not self.keeping.adopt:
+            self._remark(
+                "",
+                "data-not-adopted",
+                "nobody has said that the disks' data are to stay: agents refuse disks on which they "
+                "recognise any, and take others for empty",
+                "import with --adopt, or for each resource, before the other nodes have a replica: "
+                "hactl resource adopt",
             )
         if self.resources:
             self._remark(
@@ -208,7 +225,7 @@ class _Work:
             name=name,
             id=self.ids.new(),
             iqn=target.iqn,
-            nodes=[self.node],
+            nodes=[self.node] if self.keeping.copy is None else self._nodes(self.keeping.copy),
             volumes=volumes,
             hosts=sorted(hosts),
             exports=exports,
@@ -239,9 +256,29 @@ class _Work:
             number=number,
             lun=lun,
             size=self._size(what, store),
-            disks={self.node: store.device},
+            disks={self.node: store.device, **self._copy(what, store)},
             serial=serial,
+            adopt=self.node if self.keeping.adopt else None,
         )
+
+    def _nodes(self, copy: str) -> list[str]:
+        return sorted((self.node, copy), key=lambda name: self.state.cluster.node(name).id)
+
+    def _copy(self, what: str, store: Store) -> dict[str, str]:
+        """The disk of the second replica, if there is to be one."""
+        copy, keeping = self.keeping.copy, self.keeping
+        if copy is None:
+            return {}
+        if store.device in keeping.disks:
+            return {copy: keeping.disks[store.device]}
+        if keeping.disks and keeping.pool is None:
+            raise SkipError(
+                "disk-needed",
+                f"{what}: no disk on node {copy} is named for the copy of {store.device}",
+                f"name one for each: --disk {store.device}=/dev/PATH; or a pool: --pool NAME",
+            )
+        pool = keeping.pool if keeping.pool is not None else allocate.only_pool([find.node(self.state, copy)])
+        return {copy: POOL + pool}
 
     def _size(self, what: str, store: Store) -> int:
         now = self.sizes.get(store.device)
@@ -254,7 +291,8 @@ class _Work:
         hosts = self.seen.get(store.device, store.size or now)
         size = -(-hosts // GRANULARITY) * GRANULARITY
         needed = required_disk_size(size, self.peers)
-        if now < needed:
+        grows = self.keeping.adopt and store.device in self.keeping.growing and now >= size
+        if now < needed and not grows:
             raise SkipError(
                 "disk-too-small",
                 f"{what}: hosts see {format_size(hosts)} of {store.device}, which has {format_size(now)}; "

@@ -189,12 +189,29 @@ class MemoryCluster:
 
     def _location(self, clone: Element, node: str, role: str | None) -> int:
         config = configuration(parse(self.configuration, "the twin's CIB"))
+        about = [c for c in config.findall("constraints/rsc_location") if c.get("rsc") == clone.get("id")]
         scores = [
-            _score(c.get("score", "0"))
-            for c in config.findall("constraints/rsc_location")
-            if c.get("rsc") == clone.get("id") and c.get("node") == node and c.get("role") == role
+            _score(c.get("score", "0")) for c in about if c.get("node") == node and c.get("role") == role
         ]
+        rules = [rule for c in about for rule in c.findall("rule") if rule.get("role") == role]
+        scores += [_score(rule.get("score", "0")) for rule in rules if self._holds(rule, node)]
         return -_INFINITY if -_INFINITY in scores else min(sum(scores), _INFINITY)
+
+    def _holds(self, rule: Element, node: str) -> bool:
+        """Whether a rule about names of nodes and promotion scores is true of a node."""
+        found = []
+        for expression in rule.findall("expression"):
+            attribute, operation = expression.attrib["attribute"], expression.attrib["operation"]
+            value = expression.get("value", "")
+            score = self.scores.get((attribute.removeprefix("master-"), node))
+            if attribute == "#uname":
+                found.append(operation == "eq" and value == node)
+            elif operation == "not_defined":
+                found.append(score is None)
+            else:
+                limit = int(value)
+                found.append(score is not None and (score >= limit if operation == "gte" else score <= limit))
+        return any(found) if rule.get("boolean-op") == "or" else all(found)
 
 
 class MemoryPacemaker:
@@ -229,6 +246,9 @@ class MemoryPacemaker:
     async def clear(self, clone: str) -> None:
         self._up()
         self._prefer(clone, None)
+
+    async def score(self, primitive: str, node: str, score: int) -> None:
+        self._up().set_score(primitive, node, score)
 
     async def fence(self, node: str) -> None:
         cluster = self._up()

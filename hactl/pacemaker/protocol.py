@@ -127,6 +127,11 @@ class Pacemaker(Protocol):
         """Take away what :meth:`move` has set; nothing if there is none."""
         ...
 
+    async def score(self, primitive: str, node: str, score: int) -> None:
+        """Set this node's promotion score until its next boot, as its resource agent does (crm_attribute(8)
+        ``--lifetime reboot``); that one tells its next score whatever it told last."""
+        ...
+
     async def fence(self, node: str) -> None:
         """Have ``node`` fenced and wait for the outcome (stonith_admin(8) ``--reboot``)."""
         ...

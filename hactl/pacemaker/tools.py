@@ -18,6 +18,8 @@ _NO_SUCH = 105
 """What is asked for is not there (CRM_EX_NOSUCH)."""
 _CHANGED = 1
 """crm_diff(8): the two differ."""
+TOLD = Path("/run/hactl/ocf")
+"""Where ``ocf/hactl/resource`` remembers the promotion scores that it has told."""
 _FENCING = 120
 """Seconds that a node's fencing may take, all attempts together."""
 
@@ -25,11 +27,17 @@ _FENCING = 120
 class Tools:
     """Keeps :class:`hactl.pacemaker.protocol.Pacemaker`. ``timeout``: seconds after which a tool is killed.
     ``environment``: variables for the tools; with ``CIB_file`` they work on that file instead of a cluster.
+    ``told``: where the resource agent of this node remembers the scores that it has told.
     """
 
     def __init__(
-        self, runner: Runner, timeout: float = 30.0, environment: Mapping[str, str] | None = None
+        self,
+        runner: Runner,
+        timeout: float = 30.0,
+        environment: Mapping[str, str] | None = None,
+        told: Path = TOLD,
     ) -> None:
+        self._told = told
         self._runner = runner
         self._timeout = timeout
         self._prefix = ["env", *(f"{k}={v}" for k, v in environment.items())] if environment else []
@@ -90,6 +98,11 @@ class Tools:
             "cibadmin", "--delete", "--scope=constraints", f"--xml-text={gone}", okay=(0, _NO_SUCH)
         )
 
+    async def score(self, primitive: str, node: str, score: int) -> None:
+        _forget(self._told, primitive)
+        name, lifetime = f"--name=master-{primitive}", "--lifetime=reboot"
+        await self._run("crm_attribute", f"--node={node}", name, lifetime, f"--update={score}")
+
     async def fence(self, node: str) -> None:
         await self._run("stonith_admin", f"--reboot={node}", f"--timeout={_FENCING}", timeout=_FENCING + 10)
 
@@ -129,6 +142,14 @@ class Tools:
                 "see crm_mon --one-shot and journalctl --unit=pacemaker",
             )
         return done
+
+
+def _forget(told: Path, primitive: str) -> None:
+    """Have the next monitor tell the score whatever it is: it may be the one that it told last, too."""
+    for memory in told.glob(f"score-{primitive}*"):
+        # Of this resource, and not of one whose name begins like its name.
+        if memory.name.partition(":")[0] == f"score-{primitive}":
+            memory.unlink(missing_ok=True)
 
 
 def _files(folder: Path, before: str, after: str) -> tuple[Path, Path]:

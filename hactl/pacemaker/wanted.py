@@ -19,6 +19,8 @@ PREFERRED = 100
 """Score of the preferred node for the role Promoted: decides where both nodes are equal to their agents."""
 FAILBACK = 50000
 """The same with automatic failback: more than the 20000 that an agent gives to what is active."""
+FIT = 10000
+"""The promotion score that a node has to have for that: of one that is standby and lacks nothing."""
 
 WATCHDOG = "fence_watchdog"
 """Fencing by a node's own watchdog (SBD without a disk): Pacemaker has the device by itself."""
@@ -193,15 +195,41 @@ def _constraints(cluster: ClusterSpec, resource: ResourceSpec) -> Iterator[Eleme
     for node in cluster.nodes:
         if node.name not in resource.nodes:
             yield _never(clone, node.name, base=name)
-    if resource.preferred is not None:
+    if resource.preferred is not None and resource.failback:
+        yield _taken_back(name, clone, resource.preferred)
+    elif resource.preferred is not None:
         yield element(
             "rsc_location",
             id=f"{name}-prefers-{resource.preferred}",
             rsc=clone,
             role="Promoted",
             node=resource.preferred,
-            score=str(FAILBACK if resource.failback else PREFERRED),
+            score=str(PREFERRED),
         )
+
+
+def _taken_back(name: str, clone: str, node: str) -> Element:
+    """Automatic failback, only while the node is fit for it by its own agent's word: the preference weighs
+    more than all promotion scores, and a node with a failed disk, or one that hosts cannot reach, would keep
+    the role, or take it from one that is well."""
+    base = f"{name}-prefers-{node}"
+    rule = element(
+        "rule",
+        element("expression", id=f"{base}-node", attribute="#uname", operation="eq", value=node),
+        element(
+            "expression",
+            id=f"{base}-fit",
+            attribute=f"master-{name}",
+            operation="gte",
+            value=str(FIT),
+            type="number",
+        ),
+        id=f"{base}-rule",
+        score=str(FAILBACK),
+        role="Promoted",
+    )
+    rule.set("boolean-op", "and")
+    return element("rsc_location", rule, id=base, rsc=clone)
 
 
 def _only_scored(name: str, clone: str) -> Element:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +19,13 @@ from hactl.thread import in_thread
 
 COLUMNS = "PATH,TYPE,SIZE,RO,MOUNTPOINTS"
 
+BACKSTORES = Path("/sys/kernel/config/target/core")
+"""LIO's backstores, a folder ``PLUGIN_NUMBER/NAME`` for each."""
+
 _OPEN = 30.0
 """Seconds until a disk that cannot be opened is given up."""
 _NO_DRBD = re.compile(r"could not connect to 'drbd' generic netlink family", re.IGNORECASE)
+_FILE = re.compile(r"\bFile: (\S+)")
 _SHOW = {
     "resource": re.compile(r'^resource\s+"?([^"\s{]+)"?\s*\{'),
     "volume": re.compile(r"^\s*volume\s+(\d+)\s*\{"),
@@ -46,9 +52,11 @@ class LsblkDevices:
         *,
         real_path: Callable[[str], str] | None = None,
         free: Callable[[str], bool] | None = None,
+        backstores: Path = BACKSTORES,
     ) -> None:
         """``real_path`` resolves symbolic links such as those in /dev/disk/by-id, ``free`` says that nothing
         has claimed a path; both given in tests only."""
+        self._backstores = backstores
         self._runner = runner
         self._real_path = real_path or (lambda path: str(Path(path).resolve()))
         self._free = free or unclaimed
@@ -57,14 +65,40 @@ class LsblkDevices:
         asked = tuple(dict.fromkeys(paths))
         attached: dict[str, tuple[str, int]] = {}
         # DRBD lists its disks only all at once, and claims what it attaches.
-        if not await self._all_free(asked):
+        taken = await self._taken(asked)
+        if taken:
             attached = {self._real_path(disk): owner for disk, owner in (await self._attached()).items()}
-        return {path: await self._one(path, attached) for path in asked}
+        # A file's backstore does not claim the device that it is given.
+        plugins = ("fileio",) if not taken else ("fileio", "iblock")
+        exported = await in_thread(lambda: self._exported(plugins))
+        found = {path: await self._one(path, attached) for path in asked}
+        return {
+            path: replace(
+                device,
+                exported_by=exported.get(self._real_path(path)),
+                claimed=path in taken and device.in_use_by is None,
+            )
+            if device.is_block
+            else device
+            for path, device in found.items()
+        }
 
-    async def _all_free(self, paths: tuple[str, ...]) -> bool:
+    def _exported(self, plugins: Collection[str]) -> dict[str, str]:
+        """Backstores as targetcli calls them, by the real path of what they export."""
+        found: dict[str, str] = {}
+        for plugin in plugins:
+            for backstore in self._backstores.glob(f"{plugin}_*/*"):
+                device = _exports(backstore)
+                if device is not None:
+                    shown = "block" if plugin == "iblock" else plugin
+                    found[self._real_path(device)] = f"{shown}/{backstore.name}"
+        return found
+
+    async def _taken(self, paths: tuple[str, ...]) -> frozenset[str]:
+        """Those that something has claimed, or that cannot be opened."""
         try:
             async with asyncio.timeout(_OPEN):
-                return await in_thread(lambda: all(self._free(path) for path in paths))
+                return await in_thread(lambda: frozenset(path for path in paths if not self._free(path)))
         except TimeoutError:
             raise Unknown(
                 "disk-timeout",
@@ -88,6 +122,7 @@ class LsblkDevices:
             mountpoints=tuple(dict.fromkeys(mounted)),
             signatures=await self._signatures(path),
             in_use_by=attached.get(self._real_path(path)),
+            kind=str(top.get("type") or ""),
         )
 
     async def _no_block_device(self, path: str) -> BlockDevice:
@@ -130,6 +165,17 @@ class LsblkDevices:
         if completed.status not in ok:
             raise _failed(completed, f"{argv[0]} failed")
         return completed
+
+
+def _exports(backstore: Path) -> str | None:
+    """Path of what a backstore exports, by what whoever made it has noted (``udev_path``), or else by the
+    kernel's word; None where there is neither, as for what is gone meanwhile."""
+    with contextlib.suppress(OSError):
+        if noted := (backstore / "udev_path").read_text().strip():
+            return noted
+        if told := _FILE.search((backstore / "info").read_text()):
+            return told[1]
+    return None
 
 
 def unclaimed(path: str) -> bool:

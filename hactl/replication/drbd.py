@@ -188,10 +188,17 @@ class Drbd:
         return await self._meta.exists(resource.name, minor, disk)
 
     async def create_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        await self._write_metadata(self._meta.create, resource, volume)
+
+    async def adopt_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        await self._write_metadata(self._meta.adopt, resource, volume)
+
+    async def _write_metadata(
+        self, write: Callable[[str, int, str, int, int], Awaitable[None]], resource: ResourceSpec, volume: int
+    ) -> None:
         minor, disk = self._local(resource, volume)
-        size = next(v.size for v in resource.volumes if v.number == volume)
         peers = metadata.max_peers(resource, await self.version())
-        await self._meta.create(resource.name, minor, disk, size, peers)
+        await write(resource.name, minor, disk, resource.volume(volume).size, peers)
 
     async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
         if any(v.minor == minor for s in (await self.observe()).values() for v in s.volumes.values()):

@@ -9,7 +9,7 @@ from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.replication import config, metadata
 from hactl.replication.drbd import why_not_new
 from hactl.replication.memory_cluster import MemoryDrbdCluster
-from hactl.replication.memory_model import JUST_CREATED, Instance, MetaData, Node
+from hactl.replication.memory_model import JUST_CREATED, Disk, Instance, MetaData, Node
 from hactl.replication.state import (
     Connection,
     ConnectionState,
@@ -73,17 +73,40 @@ class MemoryDrbd:
 
     async def create_metadata(self, resource: ResourceSpec, volume: int) -> None:
         path = self._path(resource, volume)
-        disk = self.cluster.disk(self.node, path)
-        if disk.metadata is not None:
-            raise Refused(
-                "drbd-metadata-exists", f"resource {resource.name}: {path} carries DRBD meta-data already"
-            )
+        disk = self._bare(resource, volume)
         if disk.signature is not None:
             raise Refused(
                 "drbd-disk-not-empty",
                 f"resource {resource.name}: {path} carries a signature of {disk.signature}",
             )
-        size = next(v.size for v in resource.volumes if v.number == volume)
+        self._require_room(resource, volume)
+        disk.metadata = MetaData()
+        self.cluster.touch()
+
+    async def adopt_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        disk = self._bare(resource, volume)
+        self._require_room(resource, volume)
+        disk.metadata = MetaData(
+            generation=self.cluster.new_generation(),
+            consistent=True,
+            dirty=dict.fromkeys(n for n in self.cluster.members(resource) if n != self.node),
+        )
+        self.cluster.touch()
+
+    def _bare(self, resource: ResourceSpec, volume: int) -> Disk:
+        """The local disk of a volume, which has no meta-data."""
+        path = self._path(resource, volume)
+        disk = self.cluster.disk(self.node, path)
+        if disk.metadata is not None:
+            raise Refused(
+                "drbd-metadata-exists", f"resource {resource.name}: {path} carries DRBD meta-data already"
+            )
+        return disk
+
+    def _require_room(self, resource: ResourceSpec, volume: int) -> None:
+        path = self._path(resource, volume)
+        disk = self.cluster.disk(self.node, path)
+        size = resource.volume(volume).size
         needed = metadata.required_disk_size(size, metadata.max_peers(resource, self.cluster.version))
         if disk.size < needed:
             raise Refused(
@@ -91,8 +114,6 @@ class MemoryDrbd:
                 f"resource {resource.name}: {path} has {disk.size} bytes, and the volume with meta-data"
                 f" needs {needed}",
             )
-        disk.metadata = MetaData()
-        self.cluster.touch()
 
     async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
         replicas = [r for i in self._me.instances.values() for r in i.replicas.values()]

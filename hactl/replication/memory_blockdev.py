@@ -53,4 +53,7 @@ class MemoryDrbdDevices(MemoryDevices):
             size=disk.size,
             signatures=tuple(signatures),
             in_use_by=users[0] if users else None,
+            kind=disk.kind,
+            exported_by=disk.exported,
+            claimed=disk.exported is not None,
         )

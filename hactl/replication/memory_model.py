@@ -26,13 +26,16 @@ class MetaData:
 
 @dataclass
 class Disk:
-    """A backing disk: its blocks outlive crashes, and so does what it is used for."""
+    """A backing disk: its blocks outlive crashes, and so does what it is used for. ``kind`` as lsblk calls
+    it; ``exported``: the backstore of another LIO target that has it."""
 
     size: int = 1 << 40
     blocks: dict[int, str] = field(default_factory=dict)
     metadata: MetaData | None = None
     signature: str | None = None
     failed: bool = False
+    kind: str = "disk"
+    exported: str | None = None
 
 
 @dataclass

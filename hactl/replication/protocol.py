@@ -56,6 +56,13 @@ class Replication(Protocol):
         system."""
         ...
 
+    async def adopt_metadata(self, resource: ResourceSpec, volume: int) -> None:
+        """Write meta-data to the local disk of a volume which say that the volume's bytes on it are good, and
+        that no other replica has them: each peer with fresh meta-data is copied to in full. Those bytes stay
+        as they are. Never over existing meta-data; done at once or not at all. Only for a disk whose data
+        somebody has said to be the volume's (:attr:`hactl.model.spec.VolumeSpec.adopt`)."""
+        ...
+
     async def wipe_metadata(self, name: str, minor: int, disk: str) -> None:
         """Make a disk forget that it was DRBD's, for good, so that it can be used anew; other data stays.
         Works without a resource file. Refused while the minor is configured, or while anything else has the

@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from hactl.backing.lvm import LvmPools
 from hactl.backing.memory import MemoryBacking
 from hactl.backing.pools import Pools
 from hactl.backing.protocol import Backing, BackingDisk, DiskState, PoolState
-from hactl.errors import Refused
+from hactl.errors import Failed, Refused
 from hactl.model.spec import FilesPool, LvmPool, LvmThinPool, PoolSpec
 from hactl.runner import SubprocessRunner
 from tests.unit.backing_fakes import FakeLv, FakePrograms
@@ -58,7 +59,7 @@ class MemoryRig:
         self.backing.reboot()
 
     async def put_foreign(self, disk: BackingDisk) -> None:
-        self.backing.put_foreign(disk)
+        self.backing.put_foreign(replace(disk, size=4 * MB))
 
     @contextlib.contextmanager
     def opened(self, disk: BackingDisk) -> Iterator[None]:
@@ -283,6 +284,27 @@ async def test_a_disk_grows_while_it_is_in_use_and_never_shrinks(rig: Rig) -> No
         assert state.satisfies(larger)
         await rig.backing.ensure(disk)
     assert await state_of(rig, disk) == state
+
+
+async def test_a_volume_that_hactl_did_not_make_is_extended_and_not_more(rig: Rig) -> None:
+    disk = disk_of(rig)
+    await rig.put_foreign(disk)
+    if rig.pool.files is not None:
+        with pytest.raises(Failed) as caught:
+            await rig.backing.extend(disk.device, 5 * MB)
+        assert caught.value.code == "backing-failed"
+        return
+    await rig.backing.extend(disk.device, 5 * MB)
+    state = await state_of(rig, disk)
+    assert state is not None
+    assert state.size == 8 * MB, "in whole extents"
+    await rig.backing.extend(disk.device, 5 * MB)
+    await rig.backing.extend(disk.device, 4096)
+    assert await state_of(rig, disk) == state
+    if rig.pool.lvm_thin is None:
+        assert await refused(rig.backing.extend(disk.device, 1 << 41)) == "extend-no-room"
+        assert await state_of(rig, disk) == state
+    assert await refused(rig.backing.ensure(disk)) == "backing-foreign", "it is not hactl's all the same"
 
 
 async def test_no_more_than_there_is_room_for(rig: Rig) -> None:

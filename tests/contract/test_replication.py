@@ -71,6 +71,10 @@ class Rig(Protocol):
         """Put a file system's signature on the disk."""
         ...
 
+    async def contents(self) -> str:
+        """What the bytes of the volume on the disk are, in short."""
+        ...
+
     async def force_primary(self) -> None:
         """Make the only replica up to date and primary, as an operator would."""
         ...
@@ -111,6 +115,10 @@ class MemoryRig:
     async def mark_disk(self) -> None:
         self.world.disk("n1", "/dev/vdb").signature = "ext4"
 
+    async def contents(self) -> str:
+        disk = self.world.disk("n1", "/dev/vdb")
+        return f"{disk.signature} {sorted(disk.blocks.items())}"
+
     async def force_primary(self) -> None:
         data = self.world.disk("n1", "/dev/vdb").metadata
         assert data is not None
@@ -137,6 +145,11 @@ class RealRig:
 
     async def mark_disk(self) -> None:
         await self.runner.run(["mkswap", self.disk])
+
+    async def contents(self) -> str:
+        size = self.resource.volumes[0].size
+        argv = ["sh", "-c", f"head -c {size} {self.disk} | sha256sum"]
+        return (await self.runner.run(argv)).stdout
 
     async def force_primary(self) -> None:
         minor = self.resource.minor(self.resource.volumes[0])
@@ -265,6 +278,39 @@ async def test_a_disk_with_a_signature_is_not_touched(rig: Rig) -> None:
         await rig.drbd.create_metadata(rig.resource, 0)
     assert caught.value.code == "drbd-disk-not-empty"
     assert not await rig.drbd.has_metadata(rig.resource, 0)
+
+
+async def test_data_are_adopted_in_place(rig: Rig) -> None:
+    """The disk comes up good, alone, with the volume's size, while its peer has yet to come."""
+    await rig.mark_disk()
+    before = await rig.contents()
+    await rig.drbd.adopt_metadata(rig.resource, 0)
+    assert await rig.contents() == before
+    assert await rig.drbd.has_metadata(rig.resource, 0)
+    for write in (rig.drbd.adopt_metadata, rig.drbd.create_metadata):
+        with pytest.raises(Refused) as caught:
+            await write(rig.resource, 0)
+        assert caught.value.code == "drbd-metadata-exists"
+    await rig.drbd.write_config(rig.cluster, rig.resource)
+    await rig.drbd.up(NAME)
+    state = (await rig.drbd.observe())[NAME]
+    assert (state.role, state.volumes[0].disk) == (Role.SECONDARY, DiskState.UP_TO_DATE)
+    assert state.volumes[0].size is not None
+    assert state.volumes[0].size >= rig.resource.volumes[0].size
+    await rig.drbd.primary(NAME)
+    assert (await rig.drbd.observe())[NAME].role is Role.PRIMARY
+    assert await rig.contents() == before
+    await rig.drbd.secondary(NAME)
+    await rig.drbd.down(NAME)
+    await rig.drbd.up(NAME)
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.UP_TO_DATE, "and stays so"
+
+
+async def test_an_adopted_disk_waits_for_its_peer_where_drbd_fences(rig: Rig) -> None:
+    await rig.drbd.adopt_metadata(rig.resource, 0)
+    await rig.drbd.write_config(fenced(rig.cluster), rig.resource)
+    await rig.drbd.up(NAME)
+    assert (await rig.drbd.observe())[NAME].volumes[0].disk is DiskState.CONSISTENT
 
 
 async def test_without_meta_data_it_does_not_come_up(rig: Rig) -> None:

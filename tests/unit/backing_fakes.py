@@ -153,7 +153,7 @@ class FakePrograms:
         return -(-int(size[:-1]) // EXTENT) * EXTENT
 
     def _lvextend(self, words: list[str]) -> tuple[int, str]:
-        vg, _, name = words[-1].partition("/")
+        vg, _, name = words[-1].removeprefix("/dev/").partition("/")
         lv = self.lvs[vg, name]
         size = self._rounded(words[words.index("--size") + 1])
         if size <= lv.size:
@@ -187,6 +187,13 @@ class FakePrograms:
         assert self.lvs[vg, name].active
         self.lvs[vg, name].signed = False
         return 0, ""
+
+    def _blockdev(self, words: list[str]) -> tuple[int, str]:
+        assert words[0] == "--getsize64"
+        vg, _, name = words[1].removeprefix("/dev/").partition("/")
+        if (vg, name) not in self.lvs:
+            return 1, f"blockdev: cannot open {words[1]}: No such file or directory\n"
+        return 0, f"{self.lvs[vg, name].size}\n"
 
     def _blkdiscard(self, words: list[str]) -> tuple[int, str]:
         assert {"--force", "--zeroout"} < set(words)

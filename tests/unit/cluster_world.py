@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,16 @@ from aiohttp import web
 
 from hactl.cluster import node_config
 from hactl.cluster.draft import Draft
+from hactl.cluster.etcd_alone import EtcdAlone
 from hactl.cluster.etcd_config import variables
+from hactl.cluster.etcd_log import EtcdLog, FileLog
 from hactl.cluster.etcd_members import GrpcMembers
 from hactl.cluster.join_server import serve_join
 from hactl.cluster.kit import Kit, Waits, open_store
 from hactl.cluster.layout import AGENT_UNIT, ETCD_UNIT, Layout
 from hactl.cluster.members import Members
 from hactl.cluster.memory_machine import MemoryMachine
-from hactl.cluster.memory_members import MemoryEtcd, MemoryMembers, MemoryServices
+from hactl.cluster.memory_members import MemoryEtcd, MemoryLog, MemoryMembers, MemoryServices
 from hactl.cluster.memory_ring import MemoryCorosync, MemoryRing
 from hactl.cluster.services import SECONDS, Services, Standing
 from hactl.model.spec import Addresses
@@ -58,6 +61,7 @@ class Node:
             services=self.services,
             ring=MemoryRing(self.world.corosync, self.name),
             members=lambda endpoints: self.world.members(endpoints, layout),
+            log=self.world.log(),
             store=lambda config: self.world.store(config, layout),
             waits=self.world.waits,
         )
@@ -128,6 +132,9 @@ class World:
     def services(self, layout: Layout, node: Node) -> Services:
         return MemoryServices(layout, self.etcd, node.start_agent, node.stop_agent, self.corosync, node.name)
 
+    def log(self) -> EtcdLog:
+        return MemoryLog(self.etcd)
+
     def members(self, endpoints: Sequence[str], _: Layout) -> Members:
         return MemoryMembers(self.etcd, endpoints)
 
@@ -157,6 +164,7 @@ class ProcessServices:
         self._log = log
         self._etcd: subprocess.Popen[bytes] | None = None
         self._again: asyncio.Task[None] | None = None
+        self._alone = EtcdAlone(layout, etcd_binary())
         self.enabled: set[str] = set()
 
     async def known(self, unit: str) -> bool:
@@ -191,8 +199,19 @@ class ProcessServices:
     async def end_capture(self) -> str:
         return ""
 
+    async def start_alone(self) -> None:
+        await self._alone.start()
+
+    async def stop_alone(self) -> None:
+        await self._alone.stop()
+
     async def install(self) -> None:
         pass
+
+    def pause(self) -> None:
+        """Have etcd fall silent; killing it ends that."""
+        assert self._etcd is not None
+        self._etcd.send_signal(signal.SIGSTOP)
 
     async def kill(self) -> None:
         if self._again is not None:
@@ -230,6 +249,9 @@ class RealWorld(World):
 
     def services(self, layout: Layout, node: Node) -> Services:
         return ProcessServices(layout, node, self.folder / f"{node.name}.log")
+
+    def log(self) -> EtcdLog:
+        return FileLog()
 
     def members(self, endpoints: Sequence[str], layout: Layout) -> Members:
         return GrpcMembers(endpoints, layout.certificates)

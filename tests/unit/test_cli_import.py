@@ -71,7 +71,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-GROWN = ("--size", "/dev/vg9/disk1=10G")
+DEVICE = "/dev/vg9/disk1"
+KEPT = ("--node", "n1", "--adopt", "--copy-to", "n2", "--disk", f"{DEVICE}=/dev/vdb")
+GROWN = ("--size", f"{DEVICE}=10G")
 
 
 def test_a_target_becomes_a_resource(world: World, file: Path) -> None:
@@ -99,6 +101,75 @@ def test_what_cannot_be_taken_over_is_refused_or_left_out(world: World, file: Pa
     document = world.json("import", str(file), "--node", "n1", "--partial")
     assert (document["changed"], document["resources"]) == (False, {})
     assert document["remarks"][0]["skipped"] is True
+
+
+def test_data_that_stay(world: World, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logical volume needs no room beforehand, and nobody has to tell what hosts saw of it."""
+    arguments = (
+        "import",
+        str(file),
+        "--node",
+        "n1",
+        "--adopt",
+        "--copy-to",
+        "n2",
+        "--disk",
+        f"{DEVICE}=/dev/vdb",
+    )
+    monkeypatch.setattr(imports, "logical_volume", lambda path: path == DEVICE)
+    document = world.json(*arguments)
+    assert document["resources"] == {"disk1": TARGET}
+    assert [r["code"] for r in document["remarks"]] == ["vendor-changes"]
+    made = world.desired.cluster.resource("disk1")
+    assert (made.volumes[0].adopt, made.volumes[0].size) == ("n1", 11 << 30)
+    assert made.volumes[0].disks == {"n1": DEVICE, "n2": "/dev/vdb"}
+    assert world.json("resource", "show", "disk1")["volumes"][0]["adopt"] == "n1"
+
+
+def test_a_partition_has_to_have_room(world: World, file: Path) -> None:
+    arguments = (
+        "import",
+        str(file),
+        "--node",
+        "n1",
+        "--adopt",
+        "--copy-to",
+        "n2",
+        "--disk",
+        f"{DEVICE}=/dev/vdb",
+    )
+    assert world.code(*arguments) == "import-incomplete"
+    assert "[disk-too-small]" in world.cli(*arguments).stderr
+    assert world.json(*arguments, *GROWN)["resources"] == {"disk1": TARGET}
+
+
+def test_the_word_is_given_and_taken_back(world: World, file: Path) -> None:
+    world.ok("import", str(file), "--node", "n1", *GROWN)
+    assert world.desired.cluster.resource("disk1").volumes[0].adopt is None
+    document = world.json("resource", "adopt", "disk1", "--node", "n1")
+    assert (document["changed"], document["resource"]["volumes"][0]["adopt"]) == (True, "n1")
+    assert world.json("resource", "adopt", "disk1", "--node", "n1")["changed"] is False
+    assert world.code("resource", "adopt", "disk1", "--node", "n2") == "adopt-two-nodes"
+    assert world.json("resource", "adopt", "disk1", "--node", "n1", "--withdraw")["changed"] is True
+    assert world.desired.cluster.resource("disk1").volumes[0].adopt is None
+    assert world.json("resource", "adopt", "disk1", "--node", "n1", "--withdraw")["changed"] is False
+    assert world.code("resource", "adopt", "disk1", "--node", "n2") == "adopt-no-disk"
+    assert world.code("resource", "adopt", "disk9", "--node", "n1") == "unknown-resource"
+    assert world.code("resource", "adopt", "disk1", "--node", "n1", "--volume", "3") == "unknown-volume"
+
+
+def test_options_that_do_not_fit_together(world: World, file: Path) -> None:
+    for words in (("--pool", "fast"), ("--disk", f"{DEVICE}=/dev/vdb")):
+        assert world.cli("import", str(file), "--node", "n1", *words).exit_code == Exit.USAGE
+
+
+def test_logical_volumes_are_told_by_what_lvm_noted(tmp_path: Path) -> None:
+    for name, uuid in (("dm-0", "LVM-abc"), ("dm-1", "CRYPT-LUKS2-abc")):
+        (tmp_path / name / "dm").mkdir(parents=True)
+        (tmp_path / name / "dm" / "uuid").write_text(uuid)
+    (tmp_path / "sda1").mkdir()
+    found = [imports.logical_volume(f"/nonexistent/{n}", tmp_path) for n in ("dm-0", "dm-1", "sda1", "sdz")]
+    assert found == [True, False, False, False]
 
 
 def test_bad_input(world: World, file: Path) -> None:

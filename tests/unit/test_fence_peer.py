@@ -43,6 +43,9 @@ class SmallPacemaker:
         await asyncio.sleep(0)
         return State("n3", self.quorum, tuple(self.members.values()))
 
+    async def score(self, primitive: str, node: str, score: int) -> None:
+        raise AssertionError("nobody asks for that here")
+
     async def fence(self, node: str) -> None:
         await asyncio.sleep(0)
         if not self.works:

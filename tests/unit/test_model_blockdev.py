@@ -78,6 +78,10 @@ resource r1 {
 """
 
 
+NOWHERE = Path("/nonexistent")
+"""No LIO on this machine."""
+
+
 @dataclass
 class Machine:
     """A runner; ``disks`` by path is lsblk's own record, ``signatures`` what wipefs finds."""
@@ -122,12 +126,55 @@ def disk(path: str, **more: Any) -> dict[str, Any]:
 
 
 async def one(machine: Machine, path: str = "/dev/sdb") -> BlockDevice:
-    devices = LsblkDevices(machine, real_path=lambda p: p, free=lambda _: False)
+    devices = LsblkDevices(machine, real_path=lambda p: p, free=lambda _: False, backstores=NOWHERE)
     return (await devices.observe([path]))[path]
 
 
 async def test_an_empty_disk() -> None:
-    assert await one(Machine({"/dev/sdb": disk("/dev/sdb")})) == BlockDevice(path="/dev/sdb", size=1 << 30)
+    devices = LsblkDevices(
+        Machine({"/dev/sdb": disk("/dev/sdb")}),
+        real_path=lambda p: p,
+        free=lambda _: True,
+        backstores=NOWHERE,
+    )
+    found = (await devices.observe(["/dev/sdb"]))["/dev/sdb"]
+    assert found == BlockDevice(path="/dev/sdb", size=1 << 30, kind="disk")
+
+
+def backstore(folder: Path, where: str, *, udev_path: str = "", info: str = "") -> None:
+    (folder / where).mkdir(parents=True)
+    (folder / where / "udev_path").write_text(f"{udev_path}\n" if udev_path else "")
+    (folder / where / "info").write_text(info)
+
+
+async def test_what_lio_exports_is_told(tmp_path: Path) -> None:
+    """A backstore of a file's kind claims nothing, so it is looked for always; and by the real path."""
+    (tmp_path / "alua").mkdir()
+    backstore(tmp_path, "iblock_0/one", udev_path="/dev/vg/one")
+    backstore(tmp_path, "fileio_1/two", udev_path="/dev/vg/two")
+    three = "Status: ACTIVATED\n        File: /dev/vg/three  Size: 1073741824  Mode: O_DSYNC Async: 0\n"
+    backstore(tmp_path, "fileio_2/three", info=three)
+    backstore(tmp_path, "fileio_3/new")
+    paths = ["/dev/dm-1", "/dev/dm-2", "/dev/dm-3", "/dev/dm-4"]
+    real = dict(zip(["/dev/vg/one", "/dev/vg/two", "/dev/vg/three"], paths, strict=False))
+    devices = LsblkDevices(
+        Machine({p: disk(p) for p in paths}),
+        real_path=lambda p: real.get(p, p),
+        free=lambda p: p != "/dev/dm-1",
+        backstores=tmp_path,
+    )
+    found = await devices.observe(paths)
+    assert [(found[p].exported_by, found[p].claimed) for p in paths] == [
+        ("block/one", True),
+        ("fileio/two", False),
+        ("fileio/three", False),
+        (None, False),
+    ]
+
+
+async def test_a_logical_volume_is_told_from_a_disk() -> None:
+    path = "/dev/mapper/vg-data"
+    assert (await one(Machine({path: {**disk(path), "type": "lvm"}}), path)).kind == "lvm"
 
 
 async def test_a_disk_in_use() -> None:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from hactl.errors import Refused
 from hactl.model import edit
 from hactl.model.desired import Desired
+from hactl.model.spec import LvmPool, PoolSpec
 from hactl.model.takeover import Takeover, take_over
+from hactl.model.takeover_data import Keeping
 from hactl.replication.metadata import required_disk_size
 from tests.unit.desired_world import cluster, node_addresses
 from tests.unit.test_edit_nodes import good, refused
@@ -92,6 +94,10 @@ def acl(initiator: str, luns: dict[int, int], user: str) -> dict[str, Any]:
     }
 
 
+ALWAYS = ["data-not-adopted", "vendor-changes"]
+"""Remarks of an import that does not say what becomes of the data."""
+
+
 def taken(value: Any, current: Desired | None = None, **options: Any) -> Takeover:
     result = take_over(
         json.dumps(value), current or cluster(), "n1", **{"sizes": SIZES, "seen": SEEN, **options}
@@ -152,7 +158,7 @@ def test_a_target_stays_as_its_hosts_know_it() -> None:
     assert web.initiators == ("iqn.1993-08.org.debian:01:web",)
     assert web.chap is not None
     assert (web.chap.user, web.chap.password.get_secret_value()) == ("web-user", SECRET)
-    assert [r.code for r in result.remarks] == ["vendor-changes"]
+    assert [r.code for r in result.remarks] == ALWAYS
 
 
 def test_taken_over_twice_is_once() -> None:
@@ -266,7 +272,7 @@ def test_credentials_that_are_not_asked_for() -> None:
     group(value)["attributes"]["authentication"] = 0
     result = taken(value)
     assert result.desired.cluster.host("web").chap is None
-    assert [r.code for r in result.remarks] == ["chap-unused", "chap-unused", "vendor-changes"]
+    assert [r.code for r in result.remarks] == [*["chap-unused"] * 2, *ALWAYS]
     group(value)["node_acls"][0]["attributes"]["authentication"] = 1
     assert taken(value).desired.cluster.host("web").chap is not None
 
@@ -295,7 +301,7 @@ def test_discovery_credentials_and_a_host_that_sees_nothing() -> None:
     value["fabric_modules"] = [{"name": "iscsi", "userid": "u", "password": SECRET}]
     group(value)["node_acls"][1]["mapped_luns"] = []
     result = taken(value)
-    assert [r.code for r in result.remarks] == ["export-empty", "discovery-auth", "vendor-changes"]
+    assert [r.code for r in result.remarks] == ["export-empty", "discovery-auth", *ALWAYS]
     assert result.desired.cluster.resources[0].exports == {}
 
 
@@ -356,3 +362,45 @@ def test_any_edit_of_a_file_is_taken_over_or_told(at: int, cut: int, new: str) -
 @settings(deadline=None)
 def test_any_bytes_are_refused(data: bytes) -> None:
     take_or_refuse(data)
+
+
+def pooled(current: Desired) -> Desired:
+    """n2 has a pool."""
+    return edit.add_pool(current, "n2", PoolSpec(name="fast", lvm=LvmPool(vg="vg1")))
+
+
+def test_data_that_stay_and_a_copy_of_them() -> None:
+    """A logical volume without room behind the data is no hindrance: the agent makes it larger."""
+    tight = {dev: SEEN.get(dev, size) for dev, size in SIZES.items()}
+    keeping = Keeping(adopt=True, growing=tuple(tight), copy="n2", pool="fast")
+    result = taken(saved(), pooled(cluster()), sizes=tight, keeping=keeping)
+    assert result.complete
+    assert [r.code for r in result.remarks] == ["vendor-changes"]
+    made = result.desired.cluster.resources[0]
+    assert made.nodes == ("n1", "n2")
+    assert made.preferred == "n1"
+    assert [v.adopt for v in made.volumes] == ["n1", "n1"]
+    assert [v.size for v in made.volumes] == [tight[v.disks["n1"]] for v in made.volumes], "as hosts saw it"
+    assert {v.disks["n2"] for v in made.volumes} == {"pool:fast"}
+    # What cannot be enlarged has to have room; and so has everything that nobody says the data of.
+    for other in (Keeping(adopt=True, copy="n2", pool="fast"), Keeping(growing=tuple(tight))):
+        found = taken(saved(), pooled(cluster()), sizes=tight, keeping=other)
+        assert "disk-too-small" in {r.code for r in found.remarks if r.skipped}
+
+
+def test_a_copy_on_disks_that_are_named() -> None:
+    disks = {"/dev/vg/disk0": "/dev/vdb", "/dev/vg/disk1": "/dev/vdc"}
+    result = taken(saved(), keeping=Keeping(adopt=True, copy="n2", disks=disks))
+    assert [v.disks["n2"] for v in result.desired.cluster.resources[0].volumes] == ["/dev/vdb", "/dev/vdc"]
+    some = taken(saved(), keeping=Keeping(adopt=True, copy="n2", disks={"/dev/vg/disk0": "/dev/vdb"}))
+    assert [r.code for r in some.remarks if r.skipped] == ["disk-needed"]
+
+
+def test_a_copy_that_cannot_be() -> None:
+    def code(keeping: Keeping) -> str:
+        return refused(lambda: taken(saved(), pooled(cluster()), keeping=keeping)).code
+
+    assert code(Keeping(copy="n1")) == "replica-exists"
+    assert code(Keeping(copy="n9")) == "unknown-node"
+    assert code(Keeping(copy="n2", pool="slow")) == "pool-unknown"
+    assert code(Keeping(copy="n2", disks={"/dev/other": "/dev/vdb"})) == "import-no-device"

@@ -22,7 +22,7 @@ from hactl.errors import Failed, HactlError, Refused, Unknown
 from hactl.model.spec import ClusterSpec
 from hactl.pacemaker.difference import difference
 from hactl.pacemaker.memory import MemoryCluster, MemoryPacemaker
-from hactl.pacemaker.wanted import primitive_of, wanted
+from hactl.pacemaker.wanted import FIT, primitive_of, wanted
 from hactl.replication.state import Role
 from hactl.target.gates import Mode
 from tests.unit.agents_world import NODES, R0, Initiator, World, active, cluster, refused
@@ -445,11 +445,11 @@ async def test_failed_disk_of_the_active_node() -> None:
 
 
 async def test_failed_disk_of_a_node_that_takes_the_resource_back() -> None:
+    """Its preference weighs more than all scores, but only from a score on that it has not got then."""
     world = await Ruled(charged(preferred="n1", failback=True)).promoted()
     world.drbd.fail_disk("n1", "/dev/vd0")
-    assert (await world.do("n1", "monitor", **RECURRING)).score is None
-    world.members.behind["n2"] = "not in step"
     assert (await world.do("n1", "monitor", **RECURRING)).score == LAST_RESORT
+    assert LAST_RESORT < FIT <= READY
 
 
 async def test_orders_by_hand_are_refused_while_pacemaker_is_in_charge() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -17,8 +18,10 @@ from hactl.agents.ocf_codes import (
     Recovery,
     Unchanged,
     code_of,
+    weighed,
 )
 from hactl.agents.ocf_monitor import Question, Subject, busy, judge, lacking
+from hactl.agents.reach import WORDS, Verdict
 from hactl.agents.states import OrderedRole, ResourceDesired, ResourceObserved, VolumeDesired
 from hactl.errors import Failed, Refused, Unknown
 from hactl.pacemaker.wanted import PREFERRED
@@ -166,11 +169,64 @@ def test_what_is_active_in_the_kernel() -> None:
     assert busy(replace(seen(drbd()), surplus={7: gone})) == "gate hactl.r0.7 is open"
 
 
+def number(score: int, verdict: Verdict) -> int:
+    """A score of a node with that verdict."""
+    found = weighed(score, verdict)
+    assert isinstance(found, int)
+    return found
+
+
 def test_scores_and_the_preference_of_a_node() -> None:
     """Pacemaker adds the preference: it decides between two that are ready, and nothing else."""
-    assert 0 < LAST_RESORT + PREFERRED < HANDED_OVER
-    assert HANDED_OVER + PREFERRED < READY
-    assert READY + PREFERRED < ACTIVE
+    every = {number(s, v) for s in (ACTIVE, READY, LAST_RESORT) for v in Verdict} | {HANDED_OVER}
+    assert 0 < min(every) == HANDED_OVER
+    ordered = sorted(every)
+    assert all(a + PREFERRED < b for a, b in pairwise(ordered))
+    assert {weighed(s, Verdict.REACHABLE) for s in (ACTIVE, READY, LAST_RESORT)} == {
+        ACTIVE,
+        READY,
+        LAST_RESORT,
+    }
+    assert weighed(None, Verdict.DOWN) is None
+    assert weighed(Unchanged.SCORE, Verdict.DOWN) is Unchanged.SCORE
+
+
+GOOD = {Verdict.REACHABLE: 2, Verdict.UNKNOWN: 1, Verdict.SILENT: 1, Verdict.DOWN: 0}
+
+
+@pytest.mark.parametrize("mine", Verdict)
+@pytest.mark.parametrize("others", Verdict)
+@pytest.mark.parametrize("preferred", [0, PREFERRED])
+def test_an_active_node_is_left_only_for_one_that_hosts_reach_better(
+    mine: Verdict, others: Verdict, preferred: int
+) -> None:
+    """Whoever is preferred, and never back and forth: what has moved stays where it is."""
+    moves = number(READY, others) + preferred > number(ACTIVE, mine)
+    assert moves is (mine.isolated and GOOD[others] > GOOD[mine])
+    if moves:
+        assert number(READY, mine) + PREFERRED < number(ACTIVE, others)
+
+
+@pytest.mark.parametrize("mine", Verdict)
+@pytest.mark.parametrize("others", Verdict)
+def test_a_failed_disk_is_left_for_no_node_that_hosts_reach_less(mine: Verdict, others: Verdict) -> None:
+    moves = number(READY, others) > number(LAST_RESORT, mine)
+    assert moves is (GOOD[others] >= GOOD[mine])
+    assert (number(READY, others) + PREFERRED > number(LAST_RESORT, mine)) is moves
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v.isolated])
+def test_an_isolated_node_is_no_failure(verdict: Verdict) -> None:
+    answer = judge(replace(active(drbd(P)), storage=verdict), Question(role="Promoted"))
+    assert (answer.code, answer.score) == (Code.DEGRADED_PROMOTED, weighed(ACTIVE, verdict))
+    assert WORDS[verdict] in answer.reason
+    answer = judge(replace(standby(drbd()), storage=verdict), Question(role="Unpromoted"))
+    assert (answer.code, answer.score) == (Code.SUCCESS, weighed(READY, verdict))
+    # What is worse stays so.
+    answer = judge(replace(active(drbd(P), Mode.CLOSED), storage=verdict))
+    assert (answer.code, answer.score) == (Code.FAILED_PROMOTED, None)
+    answer = judge(replace(standby(drbd(disk=D.OUTDATED)), storage=verdict))
+    assert (answer.code, answer.score) == (Code.SUCCESS, None)
 
 
 def test_every_code_has_a_recovery_and_no_error_stops_a_resource_everywhere() -> None:

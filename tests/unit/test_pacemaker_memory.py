@@ -37,6 +37,17 @@ async def test_what_is_active_stays_so_unless_failback_is_wanted() -> None:
         assert world.state().promoted(R0) == node
 
 
+async def test_a_preferred_node_takes_back_only_what_it_is_fit_for() -> None:
+    world = await made(cluster(resource(0, "n1 n2", preferred="n2", failback=True)))
+    world.set_score(R0, "n1", 20000)
+    world.set_score(R0, "n2", 9999)
+    assert world.state().promoted(R0) == "n1"
+    world.set_score(R0, "n2", 10000)
+    assert world.state().promoted(R0) == "n2"
+    await world.on("n2").score(R0, "n2", 5000)
+    assert world.state().promoted(R0) == "n1"
+
+
 async def test_a_lost_node_is_fenced_before_another_is_promoted() -> None:
     world = await made(cluster(resource(0, "n1 n2 n3")))
     switched_off: list[str] = []

@@ -128,6 +128,20 @@ async def test_a_program_that_is_not_installed_is_named() -> None:
     assert "crm_mon" in caught.value.message
 
 
+def files(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+async def test_a_score_is_set_and_the_resource_agent_does_not_know_it(tmp_path: Path) -> None:
+    for name in ("score-hactl-r0", "score-hactl-r0:1", "score-hactl-r0-other"):
+        (tmp_path / name).write_text("20000 1\n")
+    tools = FakeTools(crm_attribute=fine)
+    await Tools(tools, told=tmp_path).score("hactl-r0", "n1", 5000)
+    assert files(tmp_path) == ["score-hactl-r0-other"]
+    name = "--name=master-hactl-r0"
+    assert tools.calls == [(("crm_attribute", "--node=n1", name, "--lifetime=reboot", "--update=5000"), None)]
+
+
 async def test_looking_anew_waits_once_for_all() -> None:
     fake = FakeTools(crm_resource=fine)
     tools = Tools(fake)

@@ -56,11 +56,21 @@ def test_it_runs_only_where_it_is_exported_and_after_the_agent() -> None:
     assert (order.get("first"), order.get("then")) == ("hactl-agent-clone", "hactl-r0-clone")
 
 
-@pytest.mark.parametrize(("failback", "score"), [(False, "100"), (True, "50000")])
-def test_the_preferred_node_is_so_for_the_promoted_role(failback: bool, score: str) -> None:
-    _, found = wanted(cluster(resource(0, preferred="n2", failback=failback)))["hactl-r0-prefers-n2"]
-    assert (found.get("role"), found.get("node"), found.get("score")) == ("Promoted", "n2", score)
+def test_the_preferred_node_is_so_for_the_promoted_role() -> None:
+    _, found = wanted(cluster(resource(0, preferred="n2")))["hactl-r0-prefers-n2"]
+    assert (found.get("role"), found.get("node"), found.get("score")) == ("Promoted", "n2", "100")
     assert not any("prefers" in name for name in wanted(cluster(resource(0))))
+
+
+def test_a_node_takes_back_only_what_it_is_fit_for() -> None:
+    _, found = wanted(cluster(resource(0, preferred="n2", failback=True)))["hactl-r0-prefers-n2"]
+    rule = found.find("rule")
+    assert rule is not None
+    assert (rule.get("role"), rule.get("score"), rule.get("boolean-op")) == ("Promoted", "50000", "and")
+    assert [(e.get("attribute"), e.get("operation"), e.get("value"), e.get("type")) for e in rule] == [
+        ("#uname", "eq", "n2", None),
+        ("master-hactl-r0", "gte", "10000", "number"),
+    ]
 
 
 def test_nobody_is_promoted_whose_agent_gave_no_score() -> None:

@@ -38,6 +38,8 @@ class FakeUtils:
         self.metadata = False
         self.stubborn = False
         self.signature = ""
+        self.restored = ""
+        self.too_large = False
         self.disk_size = 64 << 20
         self.dump = "2026-11-23T05:53:36.787908+00:00 exists -\n"
 
@@ -86,6 +88,13 @@ class FakeUtils:
                 return (0, "Inconsistent\n", "") if self.metadata else (1, "", "No valid meta data found\n")
             case ("drbdmeta", "--force", *rest) if "create-md" in rest:
                 self.metadata = True
+            case ("drbdmeta", "--force", *rest) if "restore-md" in rest:
+                self.restored = Path(rest[-1]).read_text()
+                if self.too_large:
+                    return 40, "Found ext3 filesystem\n\nOperation refused.\n\n", "reinitializing\n"
+                self.metadata = True
+            case ("blkdiscard", "--zeroout", *_):
+                pass
             case ("drbdmeta", "--force", *rest) if "wipe-md" in rest:
                 self.metadata = self.stubborn
             case ("wipefs", "--no-act", *_):
