@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab import failover, newcomer, plot, product, reservations, story
+from lab import failover, newcomer, plot, product, reservations, story, timeline
 from lab.api import Lab
 
 console = Console()
@@ -86,6 +86,7 @@ def run(lab: Lab, count: int, out: Path) -> None:
         story.wait_until_paths(client, active=heir, lab=lab)
     report = load.stop()
     console.print(story.table(report, measured), markup=False, highlight=False)
+    console.print(timeline.of(lab, measured[-1], report), markup=False, highlight=False)
     console.print(
         f"another host, which is not registered, tried to write through {heir} all the time: "
         f"{tried.written} writes let through, {tried.refused} refused with RESERVATION CONFLICT, "

@@ -125,7 +125,7 @@ def _damaged(why: str) -> Refused:
     return Refused(
         "saveconfig-damaged",
         f"this is not what targetcli saves: {why}",
-        "name the file that was written by targetcli saveconfig, /etc/target/saveconfig.json by default",
+        "name the file that targetcli saveconfig wrote: /etc/rtslib-fb-target/saveconfig.json on Debian",
     )
 
 

@@ -114,7 +114,8 @@ class MemoryUnit:
         before = self.state.registrations
         outcome = self._execute(command)
         used = {held.nexus for held in self._held.values()}
-        if stuck := used & (before.keys() - self.state.registrations.keys()):
+        stuck = used & (before.keys() - self.state.registrations.keys())
+        if removal is not None and stuck:
             raise AssertionError(f"LIO would wait, and everybody with it, for commands of {stuck}")
         if not outcome.good:
             raise Failed(CONFLICTS, f"{command.action.name} is answered {outcome.status.name}")

@@ -30,7 +30,7 @@ from hactl.pr_sync.own import MOST_COUNTS, NOTHING, Counter, Done, done, without
 from hactl.pr_sync.records import Entry, Head
 from hactl.pr_sync.rules import KernelUndefined
 from hactl.pr_sync.state import Action, State
-from hactl.pr_sync.suspects import Suspects
+from hactl.pr_sync.suspects import Suspects, senders
 from hactl.pr_sync.undo import Place, robbed, undo
 from hactl.pr_sync.units import Unit
 
@@ -103,6 +103,8 @@ class UnitSync:
         self._spread = 0
         """Up to here the log has to be everywhere before a command is let go."""
         self._suspects = Suspects()
+        self._present: tuple[str, ...] = ()
+        """The commands that may have brought about what the last look saw."""
         self._deadline = Deadline(self._left)
         self._away = False
         self._moved = asyncio.Condition()
@@ -187,7 +189,7 @@ class UnitSync:
             try:
                 await self._catch_up()
                 seen, mine = await self._look()
-                await self._publish(seen, mine)
+                await self._publish(mine)
                 if seen and self._spread:
                     # What was committed may not be everywhere: the store or this process was away since.
                     await self._everywhere(self._spread)
@@ -225,6 +227,8 @@ class UnitSync:
             self._news.clear()
             seen = tuple(w.id for w in self._kernel.waiting())
             state = await self._kernel.read(self.head.state)
+            # Of those that came meanwhile the state may have something too.
+            self._present = tuple(w.id for w in self._kernel.waiting())
             port, counter = self._port, Counter(self._owed, self._uncounted)
             mine = done(self.head.state, state, self._kernel.waiting(), self.unit, port, counter)
             if mine is not None:
@@ -241,7 +245,7 @@ class UnitSync:
     def _port(self) -> int:
         return self.unit.port(self.node).rtpi
 
-    async def _publish(self, seen: Sequence[str], mine: Done) -> None:
+    async def _publish(self, mine: Done) -> None:
         """Commit what initiators did here, if they did, and have it applied everywhere."""
         if mine == NOTHING:
             return
@@ -252,7 +256,7 @@ class UnitSync:
         if mine.left is None:
             self._owed = 0
         self._spread = head.index
-        self._suspects.note(seen, before, after, self._port)
+        self._suspects.note(self._present, before, after, self._port)
         await self._at(head)
         await self._everywhere(head.index)
 
@@ -335,9 +339,9 @@ class UnitSync:
             before = self.head.state
             if commutes(before, commands, mine.commands, self.unit.acting) is not None:
                 state = self._after(mine.commands, mine.count) if mine.left is None else mine.left
-                self._suspects.note(seen, before, state, self._port)
-                names = self._suspects.of(seen)
-                if not victims or (names is not None and not names & victims):
+                alone = len(seen) == 1 and self._present == seen
+                names = senders(before, state, self._port) if alone else None
+                if not victims or not seen or (names is not None and not names & victims):
                     return frozenset(seen)
             _log.warning("others were first", unit=self.unit.name, index=entry.index, node=entry.node)
             with self._deadline.suspended():
@@ -410,7 +414,7 @@ class UnitSync:
         have been committed."""
         logged = self.head
         before = self._after(mine.commands, mine.count) if mine.left is None else mine.left
-        self._suspects.note(seen, logged.state, before, self._port)
+        self._suspects.note(self._present, logged.state, before, self._port)
         names = self._suspects.of(seen)
         commands = self._undoing(before, names)
         if commands is None and names is not None:

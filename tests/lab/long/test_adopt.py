@@ -18,14 +18,14 @@ OLD = "iqn.2003-01.org.linux-iscsi.n1:disk1"
 SIZE = 256 << 20
 VOLUME = "/dev/vg0/disk1"
 SAVED = "/root/before-hactl.json"
-MAPS = "multipathd show maps raw format '%n' | head -1 | grep ."
+MAPS = "ls /dev/mapper | grep -m1 ^mpath"
 
 
 def test_a_unit_of_targetcli_comes_over_with_its_data(lab: Lab) -> None:
     n1, n2, client = lab["n1"], lab["n2"], lab["c1"]
     serial = single_machine(lab)
     file, whole = data_of_a_host(lab)
-    n1.succeed(f"targetcli saveconfig && cp /etc/target/saveconfig.json {SAVED}")
+    n1.succeed(f"targetcli saveconfig {SAVED}")
     story.make_cluster(lab)
 
     # While targetcli has the disk, nothing of it is touched; the other replica is made ready.
@@ -98,7 +98,7 @@ def data_of_a_host(lab: Lab) -> tuple[str, str]:
     client.succeed(f"mkfs.ext4 -q {unit} && mount {unit} /mnt", timeout=120)
     client.succeed("head -c 64M /dev/urandom >/mnt/file && sync", timeout=300)
     found = client.succeed("sha256sum </mnt/file", timeout=120)
-    client.succeed(f"umount /mnt && multipath -f {unit}", timeout=120)
+    client.succeed(f"umount /mnt && multipath -f $(basename {unit})", timeout=120)
     client.succeed(f"iscsiadm -m node -T {OLD} --logout && iscsiadm -m node -T {OLD} -o delete", timeout=60)
     return found, checksum(lab["n1"])
 
