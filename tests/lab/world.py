@@ -154,6 +154,14 @@ def wait_until_right(lab: Lab, timeout: float = 120, strangers: Collection[str] 
         time.sleep(0.2)
 
 
+def wait_until_whole(lab: Lab) -> None:
+    """The same, and the store has a member on every machine and nothing to complain of."""
+    wait_until_right(lab)
+    told = json.loads(lab.nodes[0].succeed("hactl cluster status --json"))
+    assert told["problems"] == []
+    assert len(told["store"]["members"]) == len(lab.nodes)
+
+
 def look(lab: Lab) -> list[str]:
     """What :func:`wait_until_right` waits for; each machine of the lab is asked, in the cluster or not."""
     asked = [m for m in lab.nodes if m.execute("test -e /etc/hactl/node.yaml").status == 0]

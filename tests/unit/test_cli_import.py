@@ -103,19 +103,15 @@ def test_what_cannot_be_taken_over_is_refused_or_left_out(world: World, file: Pa
     assert document["remarks"][0]["skipped"] is True
 
 
+def adopting(file: Path) -> tuple[str, ...]:
+    """The command that keeps the data on n1, and has them copied to a disk of n2."""
+    more = ("--adopt", "--copy-to", "n2", "--disk", f"{DEVICE}=/dev/vdb")
+    return ("import", str(file), "--node", "n1", *more)
+
+
 def test_data_that_stay(world: World, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A logical volume needs no room beforehand, and nobody has to tell what hosts saw of it."""
-    arguments = (
-        "import",
-        str(file),
-        "--node",
-        "n1",
-        "--adopt",
-        "--copy-to",
-        "n2",
-        "--disk",
-        f"{DEVICE}=/dev/vdb",
-    )
+    arguments = adopting(file)
     monkeypatch.setattr(imports, "logical_volume", lambda path: path == DEVICE)
     document = world.json(*arguments)
     assert document["resources"] == {"disk1": TARGET}
@@ -127,17 +123,7 @@ def test_data_that_stay(world: World, file: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_partition_has_to_have_room(world: World, file: Path) -> None:
-    arguments = (
-        "import",
-        str(file),
-        "--node",
-        "n1",
-        "--adopt",
-        "--copy-to",
-        "n2",
-        "--disk",
-        f"{DEVICE}=/dev/vdb",
-    )
+    arguments = adopting(file)
     assert world.code(*arguments) == "import-incomplete"
     assert "[disk-too-small]" in world.cli(*arguments).stderr
     assert world.json(*arguments, *GROWN)["resources"] == {"disk1": TARGET}
