@@ -36,7 +36,6 @@ class Agent(ClusterOrders):
     """
 
     _called_off: dict[str, deque[str]]
-    fencing: PeerFencing
 
     async def start(self) -> None:
         self._called_off = {}

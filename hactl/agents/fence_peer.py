@@ -26,6 +26,7 @@ from hactl.agents.fence_verdict import (
     judge,
     left,
     stranded,
+    switched_off,
     unsettled,
     wants_fencing,
     why_in_doubt,
@@ -34,7 +35,7 @@ from hactl.agents.peers import BUSY, Left
 from hactl.agents.resource import gone
 from hactl.errors import HactlError, Refused
 from hactl.pacemaker.charge import fences
-from hactl.pacemaker.protocol import State
+from hactl.pacemaker.protocol import Fencing, Pacemaker, State
 from hactl.replication.state import ResourceState
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class PeerFencing:
         self._doubts: dict[str, str] = {}
         self._seeing_to: dict[str, asyncio.Task[None]] = {}
         self._down_since: float | None = None
+        self._fencings: dict[str, Fencing] = {}
+        """The last one of each node that Pacemaker told of, to whoever asked here."""
 
     @property
     def problem(self) -> str | None:
@@ -157,6 +160,7 @@ class PeerFencing:
             inquiry.fenced,
             fences(self._agent.cluster),
             self._joined.get((inquiry.resource, inquiry.peer)),
+            tuple(self._fencings.values()),
             inquiry.problem,
         )
 
@@ -187,11 +191,24 @@ class PeerFencing:
         pacemaker = self._agent.kit.pacemaker
         while pacemaker is not None:
             try:
-                inquiry.pacemaker = await self._once("state", pacemaker.state())
+                inquiry.pacemaker = await self._view(pacemaker)
             except HactlError as error:
                 inquiry.pacemaker, inquiry.problem = None, str(error)
             inquiry.news.set()
             await asyncio.sleep(self.patience.again)
+
+    async def _view(self, pacemaker: Pacemaker) -> State:
+        state: State = await self._once("state", self.view(pacemaker))
+        return state
+
+    async def view(self, pacemaker: Pacemaker) -> State:
+        """Pacemaker's view of the cluster. What it says of fencing is remembered, even if it comes too late
+        for the one who asked: the kernel has the handler ask again, and on a busy machine no answer might
+        ever come in time."""
+        state = await pacemaker.state()
+        for event in sorted(switched_off(state), key=lambda event: event.completed or 0.0):
+            self._fencings[event.target] = event
+        return state
 
     async def _order_fencing(self, inquiry: _Inquiry) -> None:
         pacemaker = self._agent.kit.pacemaker
@@ -259,7 +276,7 @@ class PeerFencing:
             return
         now = asyncio.get_running_loop().time()
         try:
-            await self._once("state", pacemaker.state())
+            await self._view(pacemaker)
         except HactlError as error:
             since = self._down_since = self._down_since if self._down_since is not None else now
             if error.code != "pacemaker-down" or now - since < self.patience.restart:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from hactl.agents.peers import Left
-from hactl.pacemaker.protocol import State
+from hactl.pacemaker.protocol import Fencing, State
 from hactl.replication.state import DiskState, ResourceState, Role
 
 
@@ -54,7 +54,9 @@ class Facts:
     """What is known by now. ``own``: DRBD's state here; ``left``: what the peer's agent has said of its
     disks; ``pacemaker``: what Pacemaker says; ``fenced``: it has fenced the peer because it was told to.
     ``waited``: seconds. ``joined``: when DRBD was last seen to get its connection to the peer, seconds since
-    1970. ``problem``: why there is no answer of the peer's agent, or of Pacemaker's."""
+    1970. ``fencings``: what Pacemaker told earlier of machines that were switched off: that stays true,
+    however slow it is to answer now. ``problem``: why there is no answer of the peer's agent, or of
+    Pacemaker's."""
 
     peer: str
     waited: float
@@ -64,6 +66,7 @@ class Facts:
     fenced: bool = False
     may_fence: bool = False
     joined: float | None = None
+    fencings: tuple[Fencing, ...] = ()
     problem: str = ""
 
     @property
@@ -112,15 +115,21 @@ def _fenced_since(facts: Facts) -> bool:
     It may run again, and be a member: a machine that boots fast does so before Pacemaker hears from the fence
     agent. But what it was before has ended, and its disk comes up as no better than Consistent.
     """
-    if facts.pacemaker is None or facts.joined is None:
+    if facts.joined is None:
         return False
+    told = () if facts.pacemaker is None else switched_off(facts.pacemaker)
     return any(
-        event.target == facts.peer
-        and event.action in _OFF
-        and event.state == "success"
-        and event.completed is not None
-        and event.completed > facts.joined
-        for event in facts.pacemaker.fencing
+        event.target == facts.peer and event.completed is not None and event.completed > facts.joined
+        for event in (*told, *facts.fencings)
+    )
+
+
+def switched_off(state: State) -> tuple[Fencing, ...]:
+    """The fence actions after which a machine was certainly without power for a moment."""
+    return tuple(
+        event
+        for event in state.fencing
+        if event.action in _OFF and event.state == "success" and event.completed is not None
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from hactl.agents import switchover
+from hactl.agents.fence_peer import PeerFencing
 from hactl.agents.keeper import Keeper
 from hactl.agents.observe import EVERYTHING, observe_roles
 from hactl.agents.ocf_monitor import Subject, busy, lacking
@@ -31,6 +32,8 @@ _log = structlog.get_logger("hactl.agent")
 class ClusterOrders(Orders):
     """Orders of Pacemaker's; ``until`` is in seconds of the kit's clock, and what is not done by then raises.
     All may be repeated."""
+
+    fencing: PeerFencing
 
     def subject(self, keeper: Keeper, observed: ResourceObserved) -> Subject:
         """What a resource is judged by."""
@@ -227,7 +230,7 @@ class ClusterOrders(Orders):
         asked = {node: asyncio.create_task(self.poll((resource,), (node,))) for node in self.views}
         gone: set[str] = set()
         try:
-            state = await self.kit.pacemaker.state()
+            state = await self.fencing.view(self.kit.pacemaker)
             for node, task in asked.items():
                 if state.gone(node):
                     gone.add(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from hactl.agents.fence_peer import PeerFencing
 from hactl.agents.fence_verdict import Code, Patience
 from hactl.errors import Failed
 from hactl.model.spec import ClusterSpec, FenceSpec
-from hactl.pacemaker.protocol import Change, Member, State
+from hactl.pacemaker.protocol import Change, Fencing, Member, State
 from hactl.replication.state import DiskState, Role
 from hactl.target.gates import Mode
 from hactl.target.memory import MemoryConfigFs
@@ -31,6 +32,9 @@ class SmallPacemaker:
     works: bool = True
     stopped: bool = False
     fenced: list[str] = field(default_factory=list)
+    history: tuple[Fencing, ...] = ()
+    may_answer: asyncio.Event | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     asked: int = 0
     asked_often: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -41,7 +45,11 @@ class SmallPacemaker:
         if self.asked > 3:
             self.asked_often.set()
         await asyncio.sleep(0)
-        return State("n3", self.quorum, tuple(self.members.values()))
+        state = State("n3", self.quorum, tuple(self.members.values()), fencing=self.history)
+        if self.may_answer is not None:
+            await self.may_answer.wait()
+        self.answered.set()
+        return state
 
     async def score(self, primitive: str, node: str, score: int) -> None:
         raise AssertionError("nobody asks for that here")
@@ -251,6 +259,30 @@ async def test_failover_after_the_active_node_was_fenced() -> None:
     assert it.world.read(1) == "last"
     assert it.codes == [("n2", Code.FENCED)]
     assert not it.frozen("n2")
+
+
+async def test_an_answer_that_comes_after_the_question_was_given_up_counts_for_the_next() -> None:
+    # n1 was fenced, runs again and is a member, but its agent does not answer yet; and this node is so busy
+    # that Pacemaker's answer takes longer than a handler may.
+    it = await Fenced().up()
+    seen = asyncio.Event()
+    runs = asyncio.create_task(it.world.agents["n2"].follower.follow(seen.set))
+    survivor = it.world.agents["n2"].fencing
+    async with asyncio.timeout(10):
+        await seen.wait()
+    survivor.look()
+    it.power_off("n1")
+    it.pacemaker.history = (Fencing("n1", "reboot", "success", "n3", time.time() + 1.0),)
+    it.pacemaker.may_answer = asyncio.Event()
+    assert (await survivor.ask(R0)).code is Code.NOT_KNOWN
+    it.pacemaker.answered.clear()
+    it.pacemaker.may_answer.set()
+    await it.pacemaker.answered.wait()
+    it.pacemaker.may_answer = asyncio.Event()
+    verdict = await survivor.ask(R0)
+    runs.cancel()
+    await asyncio.gather(runs, return_exceptions=True)
+    assert verdict.code is Code.FENCED, verdict.reason
 
 
 async def test_no_failover_before_the_active_node_is_certainly_off() -> None:
