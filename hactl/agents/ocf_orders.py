@@ -38,8 +38,9 @@ class ClusterOrders(Orders):
     def subject(self, keeper: Keeper, observed: ResourceObserved) -> Subject:
         """What a resource is judged by."""
         behind = self.kit.standing.unready(keeper.name)
-        withdrawn = keeper.record.withdrawn
-        return Subject(keeper.desired(), observed, withdrawn, behind, self.storage.verdict)
+        record, storage = keeper.record, self.storage
+        verdict = storage.verdict_to_leave if record.role is OrderedRole.ACTIVE else storage.verdict
+        return Subject(keeper.desired(), observed, record.withdrawn, behind, verdict)
 
     @contextlib.asynccontextmanager
     async def _turn(self, keeper: Keeper, order: str, until: float) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from hactl.agents.observe import EVERYTHING
 from hactl.agents.ocf_monitor import Question, judge
 from hactl.agents.resource import ROLES
 from hactl.agents.states import OrderedRole
@@ -21,11 +22,15 @@ _log = structlog.get_logger("hactl.agent")
 
 
 async def tell_scores(agent: ClusterOrders) -> None:
-    """Tell the promotion score of everything that is active here and that Pacemaker rules, one after the
-    other; what cannot be told is left to the monitors."""
+    """Tell the promotion score of everything here that Pacemaker rules, one after the other; what cannot be
+    told is left to the monitors.
+
+    Also of what is standby: if all nodes are cut off and only the active one has said so, the score of the
+    standby pulls it to a node that is as badly off.
+    """
     for name, keeper in sorted(agent.keepers.items()):
         mine = any(r.name == name for r in agent.cluster.resources) and rules(agent.cluster, name)
-        if mine and keeper.record.role is OrderedRole.ACTIVE:
+        if mine:
             try:
                 await _tell(agent, keeper)
             except HactlError as error:
@@ -34,8 +39,10 @@ async def tell_scores(agent: ClusterOrders) -> None:
 
 async def _tell(agent: ClusterOrders, keeper: Keeper) -> None:
     pacemaker, primitive = agent.kit.pacemaker, primitive_of(keeper.name)
-    observed = await keeper.observe(ROLES)
-    score = judge(agent.subject(keeper, observed), Question(role="Promoted")).score
+    active = keeper.record.role is OrderedRole.ACTIVE
+    observed = await keeper.observe(ROLES if active else EVERYTHING)
+    question = Question(role="Promoted" if active else "Unpromoted")
+    score = judge(agent.subject(keeper, observed), question).score
     if pacemaker is None or not isinstance(score, int):
         return
     await pacemaker.score(primitive, agent.node, score)

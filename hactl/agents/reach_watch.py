@@ -34,8 +34,12 @@ class StorageWatch:
         self.patience = patience or Patience()
         self._reach: Reach | None = None
         self._network: Network | None = None
+        self._isolated: float | None = None
+        """Since when it is isolated."""
+        self._left = Verdict.UNKNOWN
         self.isolated: Callable[[], None] = lambda: None
-        """Called when the node has become isolated; must not wait for anything."""
+        """Called when the node has become isolated, and when it may be left for that; must not wait for
+        anything."""
 
     @property
     def verdict(self) -> Verdict:
@@ -47,6 +51,16 @@ class StorageWatch:
             return Verdict.UNKNOWN
         stale = self._agent.kit.clock.now() - reach.last.at > self.patience.stale
         return Verdict.UNKNOWN if stale else reach.verdict
+
+    @property
+    def verdict_to_leave(self) -> Verdict:
+        """What counts for a resource that is active here: isolated only if the other nodes have had the time
+        to say the same of themselves."""
+        verdict = self.verdict
+        if not verdict.isolated or self._isolated is None:
+            return verdict
+        soon = self._agent.kit.clock.now() - self._isolated < self.patience.others
+        return Verdict.UNKNOWN if soon else verdict
 
     @property
     def problem(self) -> str | None:
@@ -89,7 +103,7 @@ class StorageWatch:
         clock = self._agent.kit.clock
         asked = network(self._agent.cluster, self._agent.node)
         if asked is None:
-            self._reach = self._network = None
+            self._reach = self._network = self._isolated = None
             return
         if self._reach is None or self._network is None or self._network.portals != asked.portals:
             self._reach = fresh(clock.now())
@@ -97,10 +111,16 @@ class StorageWatch:
         found = await self._round(probes, asked)
         before = self._reach
         self._reach = after(before, replace(found, at=clock.now()), self.patience)
-        if self._reach.verdict is not before.verdict:
+        changed = self._reach.verdict is not before.verdict
+        if changed:
             self._tell(before)
-            if self._reach.verdict.isolated:
-                self.isolated()
+        if not self._reach.verdict.isolated:
+            self._isolated = None
+        elif self._isolated is None:
+            self._isolated = self._reach.since
+        to_leave, self._left = self._left, self.verdict_to_leave
+        if self._reach.verdict.isolated and (changed or to_leave is not self._left):
+            self.isolated()
 
     async def _round(self, probes: StorageProbes, asked: Network) -> Round:
         answer = self.patience.answer

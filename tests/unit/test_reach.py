@@ -248,6 +248,9 @@ async def test_a_node_that_is_cut_off_scores_below_the_one_that_is_not() -> None
     assert await world.scores() == {"n1": ACTIVE, "n2": READY}
     await world.passes_by(4)
     assert world.verdicts() == {"n1": "silent", "n2": "reachable", "n3": "reachable"}
+    # The others may be as badly off, and about to find out.
+    assert await world.scores() == {"n1": ACTIVE, "n2": READY}
+    await world.passes_by(4)
     scores = await world.scores()
     assert scores == {"n1": weighed(ACTIVE, Verdict.SILENT), "n2": READY}
     assert (await world.do("n1", "monitor", **RECURRING)).code is Code.DEGRADED_PROMOTED
@@ -276,13 +279,36 @@ async def test_pacemaker_is_told_at_once() -> None:
     await world.passes_by(20)
     await world.agents["n1"].settled()
     assert world.pacemaker.promoted == {"hactl-r0": "n2"}
-    # What is not active here, and what Pacemaker cannot be told now, is left to the monitors.
+    # What Pacemaker cannot be told now is left to the monitors.
     world.pacemaker.scores.clear()
-    await tell_scores(world.agents["n2"])
-    assert world.pacemaker.scores == {}
     world.wrapped["n1"].down = True
     await tell_scores(world.agents["n1"])
     assert world.pacemaker.scores == {}
+
+
+@pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
+async def test_nothing_moves_when_one_node_after_the_other_is_cut_off(order: tuple[str, str]) -> None:
+    world = await serving()
+    world.pacemaker.edit(difference(world.pacemaker.configuration, wanted(world.spec)).change)
+    for node, score in (await world.scores()).items():
+        assert isinstance(score, int)
+        world.pacemaker.set_score("hactl-r0", node, score)
+    moved: list[object] = []
+    for node in (*order, "n3"):
+        world.storage.unplugged[PORTALS[node]] = "is on eth1, which has no link"
+        await world.passes_by(2)
+        moved.append(world.pacemaker.promoted["hactl-r0"])
+    for _ in range(10):
+        await world.passes_by(2)
+        for agent in world.agents.values():
+            await agent.settled()
+        moved.append(world.pacemaker.promoted["hactl-r0"])
+    assert set(world.verdicts().values()) == {"down"}
+    assert set(moved) == {"n1"}
+    assert world.pacemaker.scores == {
+        ("hactl-r0", "n1"): weighed(ACTIVE, Verdict.DOWN),
+        ("hactl-r0", "n2"): weighed(READY, Verdict.DOWN),
+    }
 
 
 async def test_where_all_are_cut_off_everything_stays() -> None:
