@@ -33,6 +33,7 @@ ORDER = (
     "test_reservation_faults",
     "test_failover",
     "test_failover_faults",
+    "test_failover_planned",
     "test_storage_cut",
 )
 """One boot serves all files; each begins with what the one before it left."""

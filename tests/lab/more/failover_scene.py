@@ -106,6 +106,15 @@ def mend(lab: Lab) -> None:
                 machine.start()
 
 
+def wait_until_off(machine: Machine) -> None:
+    """Wait until a machine has switched itself off."""
+    end = time.monotonic() + SECONDS
+    while machine.state != "off":
+        if time.monotonic() > end:
+            raise TimeoutError(f"{machine.name} is {machine.state}")
+        time.sleep(0.2)
+
+
 def reserve(lab: Lab) -> str:
     """Register both paths, one of which holds a reservation; what is then seen through both."""
     return without_generation(reserved(lab))
