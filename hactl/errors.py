@@ -35,3 +35,9 @@ class Failed(HactlError):
 
 class Unknown(HactlError):
     """A step was tried and may or may not have taken effect (a time-out, a lost connection)."""
+
+
+MOMENTARY = frozenset({"reservations-behind", "store-unreachable", "store-unknown", "pacemaker-timeout"})
+"""Codes of errors that keep a node from being promoted for a moment: its agent has to export the resource
+before it can follow its reservations, and the store elects a leader when it has lost one together with a
+node."""

@@ -18,13 +18,9 @@ from hactl.agents.orders import Orders
 from hactl.agents.peers import BUSY
 from hactl.agents.resource import ROLES
 from hactl.agents.states import OrderedRole, ResourceObserved, serving
-from hactl.errors import Failed, HactlError, Refused, Unknown
+from hactl.errors import MOMENTARY, Failed, HactlError, Refused, Unknown
 from hactl.pacemaker.charge import fences
 from hactl.replication.state import ConnectionState, ResourceState, Role
-
-RETRIED = frozenset({"reservations-behind", "store-unreachable", "store-unknown", "pacemaker-timeout"})
-"""Codes of errors that keep a node from being promoted for a moment: the store elects a leader when it has
-lost one together with a node."""
 
 _log = structlog.get_logger("hactl.agent")
 
@@ -194,7 +190,7 @@ class ClusterOrders(Orders):
                         await self._promote(keeper, until)
                 break
             except HactlError as error:
-                if error.code not in RETRIED or not await self._pause(until):
+                if error.code not in MOMENTARY or not await self._pause(until):
                     raise
                 _log.info("not promoted yet", resource=resource, code=error.code, error=str(error))
             finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hactl.cli.cluster_view import Progress, active_node, progress, views
 from hactl.cli.exits import AgentUnreachable
-from hactl.errors import HactlError, Unknown
+from hactl.errors import MOMENTARY, HactlError, Unknown
 
 if TYPE_CHECKING:
     from hactl.cli.client import AgentClient
@@ -77,6 +77,8 @@ def _try(agent: AgentClient, resource: ResourceSpec, on: str) -> Progress | None
         if error.code == "not-ready":
             # Between the look and the order something may have begun, and the agent may be about to end it.
             return Progress((error.message,), (error.message,))
+        if error.code in MOMENTARY:
+            return Progress((error.message,), ())
         if error.code != "pacemaker-in-charge":
             raise unfinished(resource.name, on, f"{error.message} [{error.code}]") from None
     return now

@@ -37,6 +37,7 @@ class FakeAgent:
         """Resources that come up one by one, with each look at the cluster."""
         self.not_ready: list[str] = []
         """Why promotion is refused, once each."""
+        self.not_ready_code = "not-ready"
         self.ended = asyncio.Event()
         """Lets go of what hangs, at the end."""
 
@@ -170,7 +171,7 @@ class FakeAgent:
             return _error(409, "pacemaker-in-charge", f"Pacemaker decides where {name} is active", "wait")
         if order == "promote" and self.not_ready:
             message = f"n1 cannot take over {name}: {self.not_ready.pop(0)}"
-            return _error(409, "not-ready", message, "see its hactl status")
+            return _error(409, self.not_ready_code, message, "see its hactl status")
         if order in ("promote", "switchover") and not self.up_to_date:
             return _error(
                 409, "drbd-not-uptodate", f"the disk of {name} is Inconsistent", "wait for the resync"

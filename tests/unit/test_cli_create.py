@@ -13,7 +13,7 @@ from hactl.cli.bring_up import PATIENCE, bring_up
 from hactl.cli.client import AgentClient
 from hactl.cli.cluster_view import Progress, progress
 from hactl.cli.exits import Exit
-from hactl.errors import Unknown
+from hactl.errors import MOMENTARY, Unknown
 from tests.unit.cli_world import World
 from tests.unit.fake_agent import FakeAgent, serving
 
@@ -36,8 +36,10 @@ def test_it_waits_and_promotes(agent: tuple[FakeAgent, World]) -> None:
     assert fake.orders == ["promote r7"]
 
 
-def test_an_agent_that_is_not_ready_yet_is_asked_again(agent: tuple[FakeAgent, World]) -> None:
+@pytest.mark.parametrize("code", ["not-ready", *sorted(MOMENTARY)])
+def test_an_agent_that_is_not_ready_yet_is_asked_again(agent: tuple[FakeAgent, World], code: str) -> None:
     fake, world = agent
+    fake.not_ready_code = code
     fake.late = ["r7"]
     fake.not_ready = ["the LIO tree is not in order: enable portal group 1"]
     result = world.cli(*CREATE)
