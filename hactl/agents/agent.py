@@ -41,10 +41,10 @@ class Agent(ClusterOrders):
         self._called_off = {}
         self.fencing = PeerFencing(self)
         self.reporters.append(self.fencing)
-        self.storage.isolated = self._isolated
+        self.storage.news = self._storage_news
         await super().start()
 
-    def _isolated(self) -> None:
+    def _storage_news(self) -> None:
         task = asyncio.create_task(tell_scores(self))
         self._background.add(task)
         task.add_done_callback(self._background.discard)

@@ -35,7 +35,9 @@ class ClusterOrders(Orders):
         """What a resource is judged by."""
         behind = self.kit.standing.unready(keeper.name)
         record, storage = keeper.record, self.storage
-        verdict = storage.verdict_to_leave if record.role is OrderedRole.ACTIVE else storage.verdict
+        verdict = (
+            storage.verdict_of_active if record.role is OrderedRole.ACTIVE else storage.verdict_of_standby
+        )
         return Subject(keeper.desired(), observed, record.withdrawn, behind, verdict)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Tells Pacemaker at once that this node is isolated, which its monitors would tell some seconds later."""
+"""Tells Pacemaker at once that this node is isolated, or well again; monitors would do so seconds later."""
 
 from __future__ import annotations
 

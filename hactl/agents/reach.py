@@ -48,7 +48,8 @@ class Patience:
     rounds one after the other: an agent that did not get the processor for so long has not asked anybody;
     and longer than the 5 s after which hosts with hactl's settings say something on an idle session.
     ``others``: an active node is not left for another one before that one, cut off by the same fault, has had
-    the time to find out and say so: rounds of two nodes are up to ``period`` and an answer apart.
+    the time to find out and say so, and the same when they are well again: rounds of two nodes are up to
+    ``period`` and an answer apart.
     It is well again when something was heard all the time for ``well``. A verdict without a round for
     ``stale`` is none."""
 

@@ -7,6 +7,7 @@ else is asked only if nobody does. Nothing depends on how many resources there a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,11 @@ class StorageWatch:
         self.patience = patience or Patience()
         self._reach: Reach | None = None
         self._network: Network | None = None
-        self._isolated: float | None = None
-        """Since when it is isolated."""
-        self._left = Verdict.UNKNOWN
-        self.isolated: Callable[[], None] = lambda: None
-        """Called when the node has become isolated, and when it may be left for that; must not wait for
+        self._turned, self._before = -math.inf, Verdict.UNKNOWN
+        """When the node last became isolated, or well again, and what it was before."""
+        self._told = (Verdict.UNKNOWN, Verdict.UNKNOWN)
+        self.news: Callable[[], None] = lambda: None
+        """Called when the node has become isolated or well again, and when that counts; must not wait for
         anything."""
 
     @property
@@ -53,14 +54,23 @@ class StorageWatch:
         return Verdict.UNKNOWN if stale else reach.verdict
 
     @property
-    def verdict_to_leave(self) -> Verdict:
-        """What counts for a resource that is active here: isolated only if the other nodes have had the time
-        to say the same of themselves."""
+    def verdict_of_active(self) -> Verdict:
+        """What counts for a resource that is active here: isolated only after the other nodes have had the
+        time to say the same of themselves."""
         verdict = self.verdict
-        if not verdict.isolated or self._isolated is None:
-            return verdict
-        soon = self._agent.kit.clock.now() - self._isolated < self.patience.others
-        return Verdict.UNKNOWN if soon else verdict
+        return Verdict.UNKNOWN if verdict.isolated and self._just_now() else verdict
+
+    @property
+    def verdict_of_standby(self) -> Verdict:
+        """What counts for one that is not: well again only after the active one has had the time to say so,
+        too."""
+        verdict = self.verdict
+        return (
+            self._before if self._before.isolated and not verdict.isolated and self._just_now() else verdict
+        )
+
+    def _just_now(self) -> bool:
+        return self._agent.kit.clock.now() - self._turned < self.patience.others
 
     @property
     def problem(self) -> str | None:
@@ -103,7 +113,7 @@ class StorageWatch:
         clock = self._agent.kit.clock
         asked = network(self._agent.cluster, self._agent.node)
         if asked is None:
-            self._reach = self._network = self._isolated = None
+            self._reach = self._network = None
             return
         if self._reach is None or self._network is None or self._network.portals != asked.portals:
             self._reach = fresh(clock.now())
@@ -111,16 +121,14 @@ class StorageWatch:
         found = await self._round(probes, asked)
         before = self._reach
         self._reach = after(before, replace(found, at=clock.now()), self.patience)
-        changed = self._reach.verdict is not before.verdict
-        if changed:
+        if self._reach.verdict is not before.verdict:
             self._tell(before)
-        if not self._reach.verdict.isolated:
-            self._isolated = None
-        elif self._isolated is None:
-            self._isolated = self._reach.since
-        to_leave, self._left = self._left, self.verdict_to_leave
-        if self._reach.verdict.isolated and (changed or to_leave is not self._left):
-            self.isolated()
+        if self._reach.verdict.isolated is not before.verdict.isolated:
+            self._turned, self._before = self._reach.since, before.verdict
+        told, self._told = self._told, (self.verdict_of_active, self.verdict_of_standby)
+        # Between the verdicts that are not isolated there is no hurry: monitors tell them.
+        if told != self._told and any(verdict.isolated for verdict in (*told, *self._told)):
+            self.news()
 
     async def _round(self, probes: StorageProbes, asked: Network) -> Round:
         answer = self.patience.answer

@@ -309,6 +309,17 @@ async def test_nothing_moves_when_one_node_after_the_other_is_cut_off(order: tup
         ("hactl-r0", "n1"): weighed(ACTIVE, Verdict.DOWN),
         ("hactl-r0", "n2"): weighed(READY, Verdict.DOWN),
     }
+    # Nor when they are well again one after the other.
+    for node in (*order, "n3", *["nobody"] * 10):
+        if node in PORTALS:
+            del world.storage.unplugged[PORTALS[node]]
+        await world.passes_by(2)
+        for agent in world.agents.values():
+            await agent.settled()
+        moved.append(world.pacemaker.promoted["hactl-r0"])
+    assert set(world.verdicts().values()) == {"reachable"}
+    assert set(moved) == {"n1"}
+    assert world.pacemaker.scores == {("hactl-r0", "n1"): ACTIVE, ("hactl-r0", "n2"): READY}
 
 
 async def test_where_all_are_cut_off_everything_stays() -> None:
