@@ -35,7 +35,7 @@ from hactl.agents.peers import BUSY, Left
 from hactl.agents.resource import gone
 from hactl.errors import HactlError, Refused
 from hactl.pacemaker.charge import fences
-from hactl.pacemaker.protocol import Fencing, Pacemaker, State
+from hactl.pacemaker.protocol import Pacemaker, State
 from hactl.replication.state import ResourceState
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class PeerFencing:
         self._doubts: dict[str, str] = {}
         self._seeing_to: dict[str, asyncio.Task[None]] = {}
         self._down_since: float | None = None
-        self._fencings: dict[str, Fencing] = {}
-        """The last one of each node that Pacemaker told of, to whoever asked here."""
+        self._off: dict[str, float] = {}
+        """When nodes were last switched off, of all that Pacemaker has told whoever asked here."""
 
     @property
     def problem(self) -> str | None:
@@ -160,7 +160,7 @@ class PeerFencing:
             inquiry.fenced,
             fences(self._agent.cluster),
             self._joined.get((inquiry.resource, inquiry.peer)),
-            tuple(self._fencings.values()),
+            self._off.get(inquiry.peer),
             inquiry.problem,
         )
 
@@ -206,8 +206,7 @@ class PeerFencing:
         for the one who asked: the kernel has the handler ask again, and on a busy machine no answer might
         ever come in time."""
         state = await pacemaker.state()
-        for event in sorted(switched_off(state), key=lambda event: event.completed or 0.0):
-            self._fencings[event.target] = event
+        self._off = switched_off(state, self._off)
         return state
 
     async def _order_fencing(self, inquiry: _Inquiry) -> None:

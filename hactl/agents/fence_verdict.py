@@ -5,11 +5,12 @@ The question is DRBD's (:mod:`hactl.agents.fence_peer`); docs/decisions/0012-dat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 from hactl.agents.peers import Left
-from hactl.pacemaker.protocol import Fencing, State
+from hactl.pacemaker.protocol import State
 from hactl.replication.state import DiskState, ResourceState, Role
 
 
@@ -54,9 +55,9 @@ class Facts:
     """What is known by now. ``own``: DRBD's state here; ``left``: what the peer's agent has said of its
     disks; ``pacemaker``: what Pacemaker says; ``fenced``: it has fenced the peer because it was told to.
     ``waited``: seconds. ``joined``: when DRBD was last seen to get its connection to the peer, seconds since
-    1970. ``fencings``: what Pacemaker told earlier of machines that were switched off: that stays true,
-    however slow it is to answer now. ``problem``: why there is no answer of the peer's agent, or of
-    Pacemaker's."""
+    1970. ``off``: when the peer was last without power for certain, on the same scale, as far as Pacemaker
+    ever told: that stays true, however slow it is to answer now. ``problem``: why there is no answer of the
+    peer's agent, or of Pacemaker's."""
 
     peer: str
     waited: float
@@ -66,7 +67,7 @@ class Facts:
     fenced: bool = False
     may_fence: bool = False
     joined: float | None = None
-    fencings: tuple[Fencing, ...] = ()
+    off: float | None = None
     problem: str = ""
 
     @property
@@ -115,22 +116,17 @@ def _fenced_since(facts: Facts) -> bool:
     It may run again, and be a member: a machine that boots fast does so before Pacemaker hears from the fence
     agent. But what it was before has ended, and its disk comes up as no better than Consistent.
     """
-    if facts.joined is None:
-        return False
-    told = () if facts.pacemaker is None else switched_off(facts.pacemaker)
-    return any(
-        event.target == facts.peer and event.completed is not None and event.completed > facts.joined
-        for event in (*told, *facts.fencings)
-    )
+    return facts.off is not None and facts.joined is not None and facts.off > facts.joined
 
 
-def switched_off(state: State) -> tuple[Fencing, ...]:
-    """The fence actions after which a machine was certainly without power for a moment."""
-    return tuple(
-        event
-        for event in state.fencing
-        if event.action in _OFF and event.state == "success" and event.completed is not None
-    )
+def switched_off(state: State, before: Mapping[str, float]) -> dict[str, float]:
+    """When each node was last certainly without power, in seconds since 1970; also from what was known
+    ``before``."""
+    found = dict(before)
+    for event in state.fencing:
+        if event.action in _OFF and event.state == "success" and event.completed is not None:
+            found[event.target] = max(event.completed, found.get(event.target, event.completed))
+    return found
 
 
 def _from_peer(facts: Facts) -> Judgement | None:

@@ -47,19 +47,18 @@ class Patience:
     asked has ``answer`` for it. A node is isolated when nothing was heard for ``hold`` and in ``rounds``
     rounds one after the other: an agent that did not get the processor for so long has not asked anybody;
     and longer than the 5 s after which hosts with hactl's settings say something on an idle session.
-    ``others``: an active node is not left for another one before that one, cut off by the same fault, has had
-    the time to find out and say so, and the same when they are well again: rounds of two nodes are up to
-    ``period`` and an answer apart.
     It is well again when something was heard all the time for ``well``. A verdict without a round for
-    ``stale`` is none."""
+    ``stale`` is none. ``others``: an active node is not left for another one before that one, cut off by the
+    same fault, has had the time to find out and say so, and the same when they are well again: rounds of two
+    nodes are up to ``period`` and an answer apart."""
 
     period: float = 2.0
     answer: float = 1.0
     hold: float = 6.0
     rounds: int = 2
-    others: float = 4.0
     well: float = 10.0
     stale: float = 20.0
+    others: float = 4.0
 
 
 @dataclass(frozen=True)

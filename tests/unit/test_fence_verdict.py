@@ -13,6 +13,7 @@ from hactl.agents.fence_verdict import (
     Patience,
     judge,
     left,
+    switched_off,
     unsettled,
     wants_fencing,
 )
@@ -73,7 +74,10 @@ def facts(
     waited: float = 0.0,
     fenced: bool = False,
 ) -> Facts:
-    return Facts("n2", waited, state, said, pacemaker, fenced, may_fence=True, problem="no answer")
+    off = {} if pacemaker is None else switched_off(pacemaker, {})
+    return Facts(
+        "n2", waited, state, said, pacemaker, fenced, may_fence=True, off=off.get("n2"), problem="no answer"
+    )
 
 
 @pytest.mark.parametrize(

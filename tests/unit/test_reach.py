@@ -267,14 +267,20 @@ async def test_a_node_that_is_cut_off_scores_below_the_one_that_is_not() -> None
     assert world.agents["n1"].storage.problem is None
 
 
-async def test_pacemaker_is_told_at_once() -> None:
-    """Not only when it asks next."""
+async def scored() -> Asking:
+    """The same, and Pacemaker knows the scores and has promoted n1."""
     world = await serving()
     world.pacemaker.edit(difference(world.pacemaker.configuration, wanted(world.spec)).change)
     for node, score in (await world.scores()).items():
         assert isinstance(score, int)
         world.pacemaker.set_score("hactl-r0", node, score)
     assert world.pacemaker.promoted == {"hactl-r0": "n1"}
+    return world
+
+
+async def test_pacemaker_is_told_at_once() -> None:
+    """Not only when it asks next."""
+    world = await scored()
     world.storage.apart = {"n1"}
     await world.passes_by(20)
     await world.agents["n1"].settled()
@@ -288,21 +294,20 @@ async def test_pacemaker_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
 async def test_nothing_moves_when_one_node_after_the_other_is_cut_off(order: tuple[str, str]) -> None:
-    world = await serving()
-    world.pacemaker.edit(difference(world.pacemaker.configuration, wanted(world.spec)).change)
-    for node, score in (await world.scores()).items():
-        assert isinstance(score, int)
-        world.pacemaker.set_score("hactl-r0", node, score)
+    world = await scored()
     moved: list[object] = []
-    for node in (*order, "n3"):
-        world.storage.unplugged[PORTALS[node]] = "is on eth1, which has no link"
-        await world.passes_by(2)
-        moved.append(world.pacemaker.promoted["hactl-r0"])
-    for _ in range(10):
+
+    async def passes_by() -> None:
         await world.passes_by(2)
         for agent in world.agents.values():
             await agent.settled()
         moved.append(world.pacemaker.promoted["hactl-r0"])
+
+    for node in (*order, "n3"):
+        world.storage.unplugged[PORTALS[node]] = "is on eth1, which has no link"
+        await passes_by()
+    for _ in range(10):
+        await passes_by()
     assert set(world.verdicts().values()) == {"down"}
     assert set(moved) == {"n1"}
     assert world.pacemaker.scores == {
@@ -310,13 +315,11 @@ async def test_nothing_moves_when_one_node_after_the_other_is_cut_off(order: tup
         ("hactl-r0", "n2"): weighed(READY, Verdict.DOWN),
     }
     # Nor when they are well again one after the other.
-    for node in (*order, "n3", *["nobody"] * 10):
-        if node in PORTALS:
-            del world.storage.unplugged[PORTALS[node]]
-        await world.passes_by(2)
-        for agent in world.agents.values():
-            await agent.settled()
-        moved.append(world.pacemaker.promoted["hactl-r0"])
+    for node in (*order, "n3"):
+        del world.storage.unplugged[PORTALS[node]]
+        await passes_by()
+    for _ in range(10):
+        await passes_by()
     assert set(world.verdicts().values()) == {"reachable"}
     assert set(moved) == {"n1"}
     assert world.pacemaker.scores == {("hactl-r0", "n1"): ACTIVE, ("hactl-r0", "n2"): READY}
