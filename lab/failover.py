@@ -12,7 +12,8 @@ from hactl.errors import Failed
 from hactl.pacemaker import read
 from hactl.pacemaker.protocol import State
 from lab import story, stranger
-from lab.api import CommandError, Lab, Machine
+from lab.api import Lab, Machine
+from lab.errors import LabError
 
 PRIMITIVE = "hactl-r0"
 PASSWORD = Path("/root/bmc-password")
@@ -45,11 +46,12 @@ def wait_until(lab: Lab, what: str, holds: Callable[[State], bool], timeout: flo
     end = time.monotonic() + timeout
     seen: State | str = "nothing"
     while time.monotonic() < end:
-        machine = next(m for m in lab.nodes if m.state == "up")
         try:
-            seen = pacemaker(machine)
-        except (CommandError, Failed) as error:
-            # Not up any more, or Pacemaker is still about to start.
+            seen = pacemaker(next(m for m in lab.nodes if m.state == "up"))
+        except StopIteration:
+            seen = "no node is up"
+        except (LabError, Failed) as error:
+            # Switched off while it was asked, or Pacemaker is still about to start.
             seen = str(error)
         else:
             if holds(seen):
