@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"}
+ENVIRONMENT = {
+    "LC_ALL": "C",
+    "PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
+    # systemctl enable would also tell update-rc.d of an init script that lies beside a unit, for seconds.
+    "SYSTEMCTL_SKIP_SYSV": "1",
+}
 """What every program started by hactl sees of the environment."""
 
 

@@ -119,7 +119,8 @@ write_multipath_conf() {{
         changed=1
     fi
     [ -z "${{changed-}}" ] || systemctl restart multipathd || failed=1
-    systemctl enable --quiet multipathd iscsid open-iscsi 2>/dev/null
+    # Only the next boot has to know: without reloading, and without update-rc.d, which would, more than once.
+    SYSTEMCTL_SKIP_SYSV=1 systemctl enable --no-reload --quiet multipathd iscsid open-iscsi 2>/dev/null
     systemctl start iscsid || failed=1
 }}
 

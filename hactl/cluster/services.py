@@ -69,7 +69,7 @@ class Services(Protocol):
         ...
 
 
-_PROPERTIES = ("ActiveState", "UnitFileState", "ActiveEnterTimestampMonotonic")
+_PROPERTIES = ("ActiveState", "ActiveEnterTimestampMonotonic")
 
 
 class Standing(Enum):
@@ -88,7 +88,7 @@ def _pairs(properties: str) -> dict[str, str]:
 
 
 def standing(properties: str) -> Standing:
-    """How a unit is by its properties, one ``NAME=VALUE`` on a line."""
+    """How a unit that is enabled is by its properties, one ``NAME=VALUE`` on a line."""
     state = _pairs(properties)
     active = state.get("ActiveState")
     if active in _ACTIVE:
@@ -96,7 +96,7 @@ def standing(properties: str) -> Standing:
     # Stopped by somebody, it was active before; what a crash or a boot left has failed, or never was.
     began = state.get("ActiveEnterTimestampMonotonic", "0") != "0"
     fallen = active == "failed" or (active == "inactive" and not began)
-    return Standing.FALLEN if fallen and state.get("UnitFileState") == "enabled" else Standing.STOPPED
+    return Standing.FALLEN if fallen else Standing.STOPPED
 
 
 class Systemd:
@@ -125,28 +125,33 @@ class Systemd:
         await self._ctl("restart", "--no-block", unit)
 
     async def _enable(self, unit: str) -> None:
-        # For a unit with an init script beside it this takes seconds, also if there is nothing to do.
-        if (await self._file_state(unit))["UnitFileState"] != "enabled":
-            await self._ctl("enable", unit)
+        if await self._file_state(unit) != "enabled":
+            # Only the next boot has to know, and to reload all units takes longer than starting one.
+            await self._ctl("enable", "--no-reload", unit)
 
-    async def _file_state(self, unit: str) -> dict[str, str]:
-        told = await self._ctl("show", "--property=LoadState,ActiveState,UnitFileState", unit)
-        return _pairs(told.stdout)
+    async def _file_state(self, unit: str) -> str:
+        # Not the property UnitFileState: that is remembered from the last reload.
+        return (await self._ctl("is-enabled", unit, check=False)).stdout.strip()
 
     async def stop(self, unit: str, *, seconds: float = SECONDS) -> None:
-        state = await self._file_state(unit)
+        state = _pairs((await self._ctl("show", "--property=LoadState,ActiveState", unit)).stdout)
         if state["LoadState"] != "loaded":
             return
-        if state["UnitFileState"] != "disabled" or state["ActiveState"] not in ("inactive", "failed"):
+        rests = state["ActiveState"] in ("inactive", "failed")
+        if not rests or await self._file_state(unit) != "disabled":
             await self._ctl("disable", "--now", unit, seconds=seconds)
 
     async def standing(self, *units: str) -> dict[str, Standing]:
         told = await self._ctl("show", f"--property={','.join(_PROPERTIES)}", *units)
-        blocks = told.stdout.strip().split("\n\n")
-        return {unit: standing(block) for unit, block in zip(units, blocks, strict=True)}
+        found = {}
+        for unit, block in zip(units, told.stdout.strip().split("\n\n"), strict=True):
+            found[unit] = standing(block)
+            if found[unit] is Standing.FALLEN and await self._file_state(unit) != "enabled":
+                found[unit] = Standing.STOPPED
+        return found
 
     async def revive(self, unit: str) -> None:
-        # Not "enable": for units that have an init script too it changes files, which the agent may not.
+        # Not "enable": it changes files, which the agent may not.
         await self._ctl("reset-failed", unit, check=False)
         await self._ctl("start", "--no-block", unit)
 

@@ -154,17 +154,19 @@ class _Collector:
         return {"yes": True, "no": False}[told.strip()] if told.strip() in ("yes", "no") else _bad(told)
 
     async def _services(self) -> dict[str, Service]:
-        told = await self._out(
-            "systemctl", "show", "--property=Id,LoadState,UnitFileState,ActiveState", *WATCHED
-        )
-        found = {}
+        told = await self._out("systemctl", "show", "--property=Id,LoadState,ActiveState", *WATCHED)
+        active = {}
         for block in told.strip().split("\n\n"):
             unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
             if unit.get("LoadState") == "loaded":
-                enabled = unit.get("UnitFileState") in ("enabled", "enabled-runtime")
-                active = unit.get("ActiveState") in ("active", "activating", "reloading")
-                found[unit["Id"]] = Service(enabled, active)
-        return found
+                active[unit["Id"]] = unit.get("ActiveState") in ("active", "activating", "reloading")
+        # The property UnitFileState is remembered from systemd's last reload; this is asked of the files. Its
+        # status is that of the units.
+        asked = await self._runner.run(["systemctl", "is-enabled", *active], timeout=10.0, check=False)
+        states = zip(active, asked.stdout.split(), strict=True)
+        return {
+            unit: Service(state in ("enabled", "enabled-runtime"), active[unit]) for unit, state in states
+        }
 
     async def _lvm(self) -> Lvm | None:
         keys = ("devices/global_filter", "devices/use_devicesfile")

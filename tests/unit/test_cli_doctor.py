@@ -168,7 +168,7 @@ class Answers:
     async def run(
         self, argv: Sequence[str], *, timeout: float = 30.0, check: bool = True, stdin: str | None = None
     ) -> Completed:
-        key = argv[-1] if argv[0] == "modinfo" else argv[0]
+        key = argv[-1] if argv[0] == "modinfo" else "is-enabled" if "is-enabled" in argv else argv[0]
         if key not in self.answers:
             raise FileNotFoundError(f"no {argv[0]}")
         answer = self.answers[key]
@@ -184,9 +184,10 @@ GOOD: dict[str, str | int] = {
     "etcd": "etcd Version: 3.5.16\nGit SHA: x\n",
     "timedatectl": "yes\n",
     "systemctl": (
-        "Id=target.service\nLoadState=loaded\nUnitFileState=enabled\nActiveState=inactive\n\n"
-        "Id=drbd.service\nLoadState=not-found\nUnitFileState=\nActiveState=inactive\n"
+        "Id=target.service\nLoadState=loaded\nActiveState=inactive\n\n"
+        "Id=drbd.service\nLoadState=not-found\nActiveState=inactive\n"
     ),
+    "is-enabled": "enabled\n",
     "lvmconfig": 'global_filter=["a|.*|"]\nuse_devicesfile=0\n',
 }
 

@@ -23,7 +23,7 @@ from hactl.cluster.memory_machine import MemoryMachine
 from hactl.cluster.memory_members import MemoryEtcd, MemoryMembers, MemoryServices
 from hactl.cluster.memory_ring import MemoryRing
 from hactl.cluster.node_config import NodeConfig
-from hactl.cluster.services import DETACH, Systemd
+from hactl.cluster.services import DETACH, Standing, Systemd
 from hactl.cluster.unfinished import Unfinished
 from hactl.errors import Refused
 from hactl.model.spec import Addresses
@@ -374,7 +374,8 @@ class Recording:
     """A :class:`hactl.runner.Runner` with one unit, on which one program fails, if any."""
 
     def __init__(self, loaded: str, failing: str = "", active: str = "active", file: str = "enabled") -> None:
-        self.state = {"LoadState": loaded, "ActiveState": active, "UnitFileState": file}
+        self.state = {"LoadState": loaded, "ActiveState": active}
+        self.file = file
         self.failing = failing
         self.ran: list[str] = []
 
@@ -392,6 +393,8 @@ class Recording:
             for name, value in self.state.items()
             if any(a.startswith("--property=") and name in a for a in argv)
         )
+        if "is-enabled" in argv:
+            return Completed(tuple(argv), int(self.file != "enabled"), f"{self.file}\n", "")
         done = Completed(tuple(argv), int(argv[-1] == self.failing), told, "no LIO")
         if done.status and check:
             raise CommandFailed(done)
@@ -430,5 +433,21 @@ async def test_a_unit_that_is_stopped_for_good_is_left_alone(
 async def test_a_unit_is_enabled_if_it_is_not(tmp_path: Path, file: str, done: bool) -> None:
     runner = Recording("loaded", file=file)
     await Systemd(runner, Layout(tmp_path)).start("x.service")
-    assert ("systemctl enable x.service" in runner.ran) is done
+    assert ("systemctl enable --no-reload x.service" in runner.ran) is done
     assert runner.ran[-1] == "systemctl start x.service"
+
+
+@pytest.mark.parametrize(
+    ("active", "file", "found"),
+    [
+        ("active", "disabled", Standing.ACTIVE),
+        ("failed", "enabled", Standing.FALLEN),
+        ("failed", "disabled", Standing.STOPPED),
+        ("inactive", "disabled", Standing.STOPPED),
+    ],
+)
+async def test_a_unit_has_fallen_only_if_it_is_enabled(
+    tmp_path: Path, active: str, file: str, found: Standing
+) -> None:
+    runner = Recording("loaded", active=active, file=file)
+    assert await Systemd(runner, Layout(tmp_path)).standing("x.service") == {"x.service": found}
