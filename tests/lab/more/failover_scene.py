@@ -52,6 +52,30 @@ class Scene:
             self.boots[node] += 1
         assert self.booted() == self.boots
 
+    def fenced_late(self, node: str) -> None:
+        """Wait until a node was switched off and on again by its BMC, and nobody is about to do so again.
+
+        An attempt that Pacemaker has given up goes on in another node's fence agent. So it may happen once
+        more, after the attempt that succeeded.
+        """
+        failover.wait_until_up(self.lab[node], self.boots[node] + 1, SECONDS)
+        self.no_fencing()
+        failover.wait_until(self.lab, "all are members again", failover.all_members, SECONDS)
+        again = failover.boots(self.lab[node]) - self.boots[node]
+        assert again in (1, 2)
+        self.boots[node] += again
+        assert self.booted() == self.boots
+
+    def no_fencing(self) -> None:
+        """Wait until nobody is being switched off: Pacemaker has no such order open, and no agent runs."""
+        failover.wait_until(
+            self.lab, "no order to fence", lambda s: all(f.state != "pending" for f in s.fencing), SECONDS
+        )
+        for machine in self.lab.nodes:
+            if machine.state == "up":
+                # -x would compare 15 characters, and the agent is a script: the interpreter has another name.
+                machine.wait_until_succeeds("! pgrep -f '[/]fence_ipmilan'", timeout=SECONDS)
+
     def booted(self) -> dict[str, int]:
         """How often each node has been switched on."""
         return {m.name: failover.boots(m) for m in self.lab.nodes}

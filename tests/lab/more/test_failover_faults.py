@@ -68,7 +68,7 @@ def test_nobody_is_promoted_while_nobody_can_be_fenced(scene: Scene) -> None:
     scene.other.wait_until_succeeds(f"hactl status --json | grep -F '{told}'")
     scene.lab.heal()
     scene.promoted(scene.standby)
-    scene.fenced(scene.active)
+    scene.fenced_late(scene.active)
     scene.ends(scene.active, scene.standby)
 
 
@@ -79,6 +79,8 @@ def test_a_frozen_node_that_could_not_be_fenced_goes_on(scene: Scene) -> None:
     scene.mine.thaw()
     failover.wait_until(scene.lab, "all are members again", failover.all_members, SECONDS)
     scene.load.wait_for_progress(timeout=SECONDS)
+    # What was ordered while it was frozen would still be done.
+    scene.no_fencing()
     scene.lab.heal()
     scene.ends(scene.active)
 
