@@ -69,9 +69,13 @@ def portals(lab: Lab, name: str) -> list[str]:
     return addresses(lab, name, "storage")
 
 
+_STATUS = "curl --silent --show-error --fail --unix-socket /run/hactl/agent.sock http://agent/v1/status"
+
+
 def status(machine: Machine) -> dict[str, Any]:
-    """What a node's agent says of itself and its resources."""
-    result: dict[str, Any] = json.loads(machine.succeed("hactl status --json"))
+    """What a node's agent says of itself and its resources: asked directly, as a Python program takes seconds
+    to start there."""
+    result: dict[str, Any] = json.loads(machine.succeed(_STATUS))
     return result
 
 
@@ -106,7 +110,7 @@ def wait_until_ready(lab: Lab, timeout: float = 300) -> None:
     """Both replicas UpToDate and nothing pending on any node."""
     end = time.monotonic() + timeout
     while True:
-        told = [json.loads(m.succeed("hactl status --json")) for m in lab.nodes]
+        told = [status(m) for m in lab.nodes]
         resources = [r for node in told for r in node["resources"]]
         if resources and all(
             not r["pending"] and all(v["disk"] in ("UpToDate", None) for v in r["volumes"]) for r in resources
@@ -114,6 +118,7 @@ def wait_until_ready(lab: Lab, timeout: float = 300) -> None:
             return
         if time.monotonic() > end:
             raise TimeoutError(f"not ready after {timeout:g} s: {json.dumps(told)}")
+        time.sleep(0.2)
 
 
 def active_node(lab: Lab) -> str:
@@ -135,7 +140,7 @@ def wait_until_settled(lab: Lab, timeout: float = 300) -> None:
     """Every agent answers, nothing is pending, and exactly one node says it is active."""
     end = time.monotonic() + timeout
     while True:
-        told = [m.execute("hactl status --json") for m in lab.nodes]
+        told = [m.execute(_STATUS) for m in lab.nodes]
         if all(t.status == 0 for t in told):
             resources = [r for t in told for r in json.loads(t.out)["resources"]]
             if [r["role"] for r in resources].count("active") == 1 and not any(
@@ -177,18 +182,27 @@ class PathState:
     priority: int
 
 
+_PATHS = "multipathd show paths raw format '%d|%T|%p|'"
+_PORTALS = """\
+for session in /sys/class/iscsi_session/session*; do
+    for disk in $session/device/target*/*/block/*; do
+        for address in $session/device/connection*/iscsi_connection/*/persistent_address; do
+            read -r where <$address && echo ${disk##*/} $where
+        done
+    done
+done"""
+"""Disk and portal of every session, without any program: an emulated machine is slow to start one."""
+
+
 def paths(client: Machine) -> list[PathState]:
     """All paths of the client. multipathd may say "timeout" while it waits for a path that is gone."""
-    text = client.wait_until_succeeds(
-        "multipathd show paths raw format '%d|%T|%p|' | while IFS='|' read -r device rest; do"
-        " session=$(readlink -f /sys/block/$device/device | grep -o 'session[0-9]*' | head -1);"
-        " connection=/sys/class/iscsi_session/$session/device/connection*/iscsi_connection/*;"
-        ' echo "$device|$rest$(cat $connection/persistent_address)"; done'
-    )
+    text = client.wait_until_succeeds(f"{_PATHS} && echo && {{ {_PORTALS}; }}")
+    shown, _, portals_of = text.partition("\n\n")
+    addresses_of = dict(line.split() for line in portals_of.splitlines())
     found = []
-    for line in text.splitlines():
-        path, checker, priority, portal = (field.strip() for field in line.split("|"))
-        found.append(PathState(portal, path, checker, int(priority or 0)))
+    for line in shown.splitlines():
+        path, checker, priority, _ = (field.strip() for field in line.split("|"))
+        found.append(PathState(addresses_of[path], path, checker, int(priority or 0)))
     return found
 
 
