@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -24,7 +25,10 @@ from lab.images import DISPOSABLE, KEEP_DAYS
 from tests.lab.conftest import ORDER
 
 TREE = Path(__file__).parents[2]
-DOCUMENTS = [*sorted((TREE / "docs").rglob("*.md")), TREE / "README.md", TREE / "CHANGELOG.md"]
+DOCUMENTS = [
+    *sorted((TREE / "docs").rglob("*.md")),
+    *(TREE / name for name in ("README.md", "CHANGELOG.md", "vagrant/README.md")),
+]
 
 POSITION = {
     "Refused": 0, "Failed": 0, "Unknown": 0, "AgentUnreachable": 0, "kind": 0, "_lost": 1,
@@ -308,3 +312,13 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_files_that_are_named_exist(document: Path) -> None:
     for name in re.findall(r"`((?:hactl|lab|ocf|tests|docs|requirements)/[\w./-]+)`", document.read_text()):
         assert (TREE / name).exists(), name
+
+
+def test_vagrant_installs_a_node_by_the_words_of_the_readme() -> None:
+    script = (TREE / "vagrant/node.sh").read_text()
+    take = re.search(r"^sed .*(?= >/root/install\.sh$)", script, re.MULTILINE)
+    assert take is not None
+    taken = subprocess.run(["sh", "-c", take[0]], cwd=TREE, capture_output=True, text=True, check=True).stdout
+    assert taken.startswith("apt install ")
+    assert taken in (TREE / "README.md").read_text()
+    assert taken.endswith("udevadm control --reload\n")
