@@ -136,7 +136,7 @@ class PeerFencing:
                         await inquiry.news.wait()
 
     def _settle(self, resource: str, peer: str, verdict: Judgement, facts: Facts) -> None:
-        if verdict.code in SETTLED:
+        if verdict.code in SETTLED or facts.connected:
             self._doubts.pop(resource, None)
         elif facts.primary:
             self._doubts[resource] = verdict.reason
@@ -151,10 +151,14 @@ class PeerFencing:
         )
 
     async def _facts(self, inquiry: _Inquiry) -> Facts:
+        own = await self._own(inquiry.resource)
+        if own is not None and own.connected(inquiry.peer):
+            # What is followed may be from before the loss. If it is so now, it is so again.
+            own = await self._observed(inquiry.resource)
         return Facts(
             inquiry.peer,
             asyncio.get_running_loop().time() - inquiry.began,
-            await self._own(inquiry.resource),
+            own,
             inquiry.left,
             inquiry.pacemaker,
             inquiry.fenced,
@@ -166,11 +170,16 @@ class PeerFencing:
 
     async def _own(self, resource: str) -> ResourceState | None:
         states = self._agent.follower.states
-        if states is None:
-            with contextlib.suppress(HactlError, TimeoutError):
-                async with asyncio.timeout(self.patience.promotion):
-                    states = await self._once("drbd", self._agent.kit.drbd.observe())
-        return None if states is None else states.get(resource)
+        return await self._observed(resource) if states is None else states.get(resource)
+
+    async def _observed(self, resource: str) -> ResourceState | None:
+        with contextlib.suppress(HactlError, TimeoutError):
+            async with asyncio.timeout(self.patience.promotion):
+                found: ResourceState | None = (await self._once("drbd", self._agent.kit.drbd.observe())).get(
+                    resource
+                )
+                return found
+        return None
 
     # The two who may know
 
@@ -212,7 +221,12 @@ class PeerFencing:
     async def _order_fencing(self, inquiry: _Inquiry) -> None:
         pacemaker = self._agent.kit.pacemaker
         while pacemaker is not None:
-            _log.warning("Pacemaker is told to fence", node=inquiry.peer, resource=inquiry.resource)
+            _log.warning(
+                "Pacemaker is told to fence",
+                node=inquiry.peer,
+                resource=inquiry.resource,
+                problem=inquiry.problem,
+            )
             try:
                 await self._once(f"fence {inquiry.peer}", pacemaker.fence(inquiry.peer))
                 inquiry.fenced = True

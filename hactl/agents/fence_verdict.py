@@ -75,6 +75,11 @@ class Facts:
         return self.own is not None and self.own.role is Role.PRIMARY
 
     @property
+    def connected(self) -> bool:
+        """DRBD has its connection to the peer again: nothing is asked any more."""
+        return self.own is not None and self.own.connected(self.peer)
+
+    @property
     def sound(self) -> bool:
         """This node's disks are UpToDate, all of them, so that the peer's are not needed."""
         return self.own is not None and self.own.up_to_date
@@ -91,6 +96,9 @@ class Judgement:
 def judge(facts: Facts, patience: Patience) -> Judgement | None:
     """The verdict; None to go on waiting."""
     peer = facts.peer
+    if facts.connected:
+        # It let I/O go on by itself, and heeds no answer (drbd_nl.c, conn_try_outdate_peer).
+        return Judgement(Code.NOT_KNOWN, f"{peer} is connected again")
     if facts.own is not None and not facts.primary and not facts.sound:
         # The kernel would make a disk that is only Consistent UpToDate on codes 4 and 7 (drbd_set_role), and
         # the peer may have gone on alone with newer data before it was lost.

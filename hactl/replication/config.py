@@ -101,8 +101,8 @@ net {
 disk {
     # A failing disk is dropped, and I/O goes on with the peer's.
     on-io-error detach;
-    # While hosts write, a resync still gets this much (bytes per second). By default it would get 250 KiB, and
-    # a replica that was away be without its data for weeks.
+    # While hosts write, a resync still gets this much (bytes per second). By default it would get 250 KiB,
+    # and a replica that was away be without its data for weeks.
     c-min-rate 10M;
 %s}"""
 

@@ -27,6 +27,8 @@ ORDER = (
     "test_refused",
     "test_disturbed",
     "test_pr_races",
+    "test_pr_many",
+    "test_pr_tools",
     "test_reservations",
     "test_pr_kills",
     "test_take_over",

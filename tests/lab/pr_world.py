@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hactl.pr_sync.answers import Keys
 from hactl.pr_sync.commands import Access, Command, Outcome, Status
 from hactl.pr_sync.parameters import Read, encode_command, in_cdb
-from hactl.pr_sync.state import Nexus
+from hactl.pr_sync.state import Action, Nexus
 from lab import story
 from lab.api import Lab
 
@@ -145,3 +146,18 @@ def _told(said: dict[str, Any]) -> Told:
         number=said.get("number", 0),
         column=said.get("column", 0),
     )
+
+
+def register(who: Nexus, key: int) -> Command:
+    """Whatever was registered there before."""
+    return Command(who, Action.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
+
+
+def make_clean(lab: Lab) -> int:
+    """Nothing registered, nothing reserved; PRgeneration then."""
+    one = nexus(0, "n1")
+    steps = [out(register(one, 1)), out(Command(one, Action.CLEAR, 1)), read(Read.KEYS, tag=1)]
+    run = drive(lab, {one: steps})
+    keys = Keys.decode(run.by_tag()[1].data)
+    assert keys.keys == ()
+    return keys.generation

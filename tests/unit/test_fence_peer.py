@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -180,6 +181,30 @@ async def test_a_member_whose_agent_is_dead_is_fenced_after_a_while() -> None:
     await it.thawed()
     assert it.pacemaker.fenced == ["n2"]
     assert it.codes == [("n1", Code.FENCED)]
+
+
+async def test_a_peer_that_is_connected_again_is_not_fenced() -> None:
+    it = await Fenced().up(replace(QUICK, fence=0.3))
+    it.world.network.services.pop("n2")
+    it.world.drbd.cut("n1", "n2")
+    async with asyncio.timeout(10):
+        await it.pacemaker.asked_often.wait()
+    assert it.frozen()
+    it.world.drbd.heal("n1", "n2")
+    await it.answered()
+    assert not it.frozen()
+    assert it.codes == [("n1", Code.NOT_KNOWN)]
+    assert it.world.agents["n1"].fencing.problem is None
+    assert it.pacemaker.fenced == []
+
+
+async def test_what_was_followed_before_the_loss_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = await Fenced().up()
+    del it.world.drbd.fencing.handlers["n1"]
+    agent = it.world.agents["n1"]
+    monkeypatch.setattr(agent, "follower", SimpleNamespace(states=await agent.kit.drbd.observe()))
+    it.world.drbd.cut("n1", "n2")
+    assert (await agent.fencing.ask(R0)).code is Code.OUTDATED
 
 
 async def test_fencing_that_fails_keeps_io_held_and_says_why() -> None:

@@ -94,6 +94,9 @@ def facts(
         (facts(own(), pacemaker=DIRTY, fenced=True), Code.FENCED),
         (facts(own(), pacemaker=None), None),
         (facts(own(), waited=89.0), None),
+        # Whatever else is known: the kernel heeds no answer then.
+        (facts(own(connection=ConnectionState.CONNECTED)), Code.NOT_KNOWN),
+        (facts(own(connection=ConnectionState.CONNECTED), said=Left.OUTDATED), Code.NOT_KNOWN),
         (facts(own(), waited=90.0), Code.NOT_KNOWN),
         (facts(own(), said=Left.PRIMARY, waited=90.0), Code.NOT_KNOWN),
         (facts(SECONDARY, said=Left.OUTDATED), Code.OUTDATED),

@@ -1,4 +1,5 @@
-"""What tests of faults have in common while Pacemaker is in charge: see ``failover_scene``."""
+"""What tests have in common: of faults while Pacemaker is in charge (see ``failover_scene``), of reservations
+by many initiators (see ``pr_world``)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from lab import story
 from lab.api import Lab
 from tests.lab.more import failover_scene
 from tests.lab.more.failover_scene import Scene
+from tests.lab.pr_world import HOST, INITIATORS, make_clean
 
 
 @pytest.fixture
@@ -32,3 +34,17 @@ def scene(whole: Lab, reservation: str, load: story.Load) -> Iterator[Scene]:
     found = failover_scene.begin(whole, load, reservation)
     yield found
     found.watch.stop()
+
+
+@pytest.fixture(scope="module")
+def hosts(cluster: Lab) -> Iterator[Lab]:
+    """Initiators that see r0 and are used by nobody else."""
+    node = cluster["n1"]
+    if node.execute(f"hactl host show {HOST}").status != 0:
+        node.succeed(f"hactl host add {HOST} " + " ".join(f"--initiator {name}" for name in INITIATORS))
+    node.succeed(f"hactl export r0 {HOST}")
+    story.wait_until_settled(cluster)
+    yield cluster
+    make_clean(cluster)
+    node.succeed(f"hactl unexport r0 {HOST} && hactl host remove {HOST}")
+    story.wait_until_settled(cluster)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,17 +26,18 @@ from lab.api import Lab
 from tests.lab.conftest import EVIDENCE
 from tests.lab.pr_world import (
     ACCESS,
-    HOST,
     INITIATORS,
     Run,
     Step,
     Told,
     drive,
+    make_clean,
     name_of,
     nexus,
     node_of,
     out,
     read,
+    register,
 )
 from tests.linearizability import UNANSWERED, Operation, check
 
@@ -47,35 +48,6 @@ AREA = 204_800
 """First of the blocks that victims write: 100 MiB into the unit."""
 DELIVERY = 0.1
 """Seconds: by how much an answer of one node may arrive later than a later one of another node."""
-
-
-def register(who: Nexus, key: int) -> Command:
-    """Whatever was registered there before."""
-    return Command(who, Action.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
-
-
-def make_clean(lab: Lab) -> int:
-    """Nothing registered, nothing reserved; PRgeneration then."""
-    one = nexus(0, "n1")
-    steps = [out(register(one, 1)), out(Command(one, Action.CLEAR, 1)), read(Read.KEYS, tag=1)]
-    run = drive(lab, {one: steps})
-    keys = Keys.decode(run.by_tag()[1].data)
-    assert keys.keys == ()
-    return keys.generation
-
-
-@pytest.fixture(scope="module")
-def hosts(cluster: Lab) -> Iterator[Lab]:
-    """Initiators that see r0 and are used by nobody else."""
-    node = cluster["n1"]
-    if node.execute(f"hactl host show {HOST}").status != 0:
-        node.succeed(f"hactl host add {HOST} " + " ".join(f"--initiator {name}" for name in INITIATORS))
-    node.succeed(f"hactl export r0 {HOST}")
-    story.wait_until_settled(cluster)
-    yield cluster
-    make_clean(cluster)
-    node.succeed(f"hactl unexport r0 {HOST} && hactl host remove {HOST}")
-    story.wait_until_settled(cluster)
 
 
 @pytest.fixture
