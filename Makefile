@@ -1,7 +1,7 @@
 # Two commands for a newcomer, as root on Debian 12 or 13: `make demo` and `make test`. Both set up what they need.
 PYTHON = .venv/bin/python
 
-.PHONY: demo demo-qemu test check unit lab-test lab-test-all lab-test-long lab-test-qemu soak ready bench-scale clean
+.PHONY: demo demo-qemu test check unit lab-test lab-test-all lab-test-long lab-test-qemu soak ready bench-scale bench-failover clean
 
 ready:
 	@lab/bootstrap.sh
@@ -50,6 +50,10 @@ soak: ready
 # What hactl costs by number of resources, and beside targetctl: docs/benchmarks.md. On a quiet machine.
 bench-scale: ready
 	$(PYTHON) -m tests.bench.scale
+
+# The pause that a host sees when a unit changes nodes, beside the stock set-up on the same machines: docs/benchmarks.md.
+bench-failover: ready
+	$(PYTHON) -m lab.bench_failover
 
 clean:
 	-.venv/bin/lab down --remove
