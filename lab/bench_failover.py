@@ -128,14 +128,14 @@ def table(pauses: Iterable[Pause]) -> str:
     found: dict[tuple[str, str], list[float]] = {}
     for one in pauses:
         found.setdefault((one.kind, one.setup), []).append(one.seconds)
-    rows = [f"{'':<12}{'hactl':>22}{'stock':>24}{'stock / hactl':>16}"]
+    rows = [f"{'':<12}{'hactl':>28}{'stock':>28}{'stock / hactl':>16}"]
     for kind in KINDS:
         cells, medians = [], []
         for setup in (Hactl.name, Stock.name):
             seconds = found[kind, setup]
             medians.append(statistics.median(seconds))
             cells.append(f"{medians[-1]:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
-        rows.append(f"{kind:<12}{cells[0]:>22}{cells[1]:>24}{medians[1] / medians[0]:>15.1f}×")
+        rows.append(f"{kind:<12}{cells[0]:>28}{cells[1]:>28}{medians[1] / medians[0]:>15.1f}×")
     return "\n".join(rows) + "\n"
 
 
