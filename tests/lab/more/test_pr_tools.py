@@ -13,8 +13,9 @@ from hactl.pr_sync.commands import Status
 from hactl.pr_sync.parameters import Read
 from lab import story
 from lab.api import Lab, Machine
+from lab.reservations import path_of
 from tests.lab.pr_world import INITIATORS, Run, Step, drive, make_clean, nexus, out, read, register
-from tests.lab.test_reservations import seen_through_both, shown
+from tests.lab.test_reservations import seen, shown
 
 SUITES = (
     "PrinReadKeys",
@@ -57,7 +58,7 @@ def outcomes(client: Machine, portal: str, target: str) -> dict[str, str]:
     found = {}
     for suite in SUITES:
         told = client.execute(
-            f"iscsi-test-cu --dataloss --normal -i {INITIATORS[0]} -I {INITIATORS[1]} -t SCSI.{suite}"
+            f"iscsi-test-cu --dataloss --verbose -i {INITIATORS[0]} -I {INITIATORS[1]} -t SCSI.{suite}"
             f" iscsi://{portal}/{target}/0 2>&1",
             timeout=300,
         ).out
@@ -95,7 +96,7 @@ def test_mpathpersist(hosts: Lab, persistent: str, load: story.Load) -> None:
     order = "mpathpersist --out --{} " + persistent
     client.succeed(order.format(f"register --param-sark={OWN:x}"))
     # A path each, under one key.
-    assert shown(seen_through_both(hosts)) == [f"{OWN:#x}"] * 2
+    assert shown(state(hosts)) == [f"{OWN:#x}"] * 2
     client.succeed(order.format(f"reserve --param-rk={OWN:x} --prout-type=7"))
     held = client.succeed(ask.format("reservation"))
     assert "Write Exclusive, all registrants" in held
@@ -105,8 +106,16 @@ def test_mpathpersist(hosts: Lab, persistent: str, load: story.Load) -> None:
     assert client.wait_until_succeeds(ask.format("reservation")) == held
     client.succeed(order.format(f"release --param-rk={OWN:x} --prout-type=7"))
     client.succeed(order.format(f"clear --param-rk={OWN:x}"))
-    assert shown(seen_through_both(hosts)) == []
+    assert shown(state(hosts)) == []
     load.wait_for_progress()
+
+
+def state(lab: Lab) -> str:
+    """What is seen through both nodes. Registrations that were made at the same moment may be listed in another
+    order by each."""
+    through = [seen(lab["c1"], path_of(lab, node)) for node in ("n1", "n2")]
+    assert sorted(through[0].splitlines()) == sorted(through[1].splitlines())
+    return through[0]
 
 
 def victim(lab: Lab, step: Step) -> Run:
@@ -124,7 +133,7 @@ def test_a_fence_agent_shuts_the_other_host_out(
     order = f"{agent} --devices={persistent} --key={{:x}} --action={{}}"
     client.succeed("mkdir -p /run/cluster")
     client.succeed(order.format(OWN, "on"))
-    assert "Write Exclusive, registrants only" in seen_through_both(hosts)
+    assert "Write Exclusive, registrants only" in state(hosts)
     client.succeed(order.format(VICTIM, "status"))
     # Registered: through the active node's port it may write.
     before = victim(hosts, WRITE_ONE).told
