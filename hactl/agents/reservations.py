@@ -16,6 +16,7 @@ from hactl.agents.pr_document import reached_document
 from hactl.errors import Failed, HactlError
 from hactl.model.spec import ResourceSpec
 from hactl.pr_sync.capture.client import CaptureClient
+from hactl.pr_sync.capture.place import Place
 from hactl.pr_sync.cut import end_all
 from hactl.pr_sync.doors import Doors
 from hactl.pr_sync.lio import LioUnit, Surroundings
@@ -52,6 +53,13 @@ class AgentNode:
 
     agent: Agent
     fs: ConfigFs
+    place: Place
+
+    async def claim_directory(self) -> None:
+        await in_thread(self.place.claim)
+
+    async def check_directory(self) -> None:
+        await in_thread(self.place.check)
 
     async def attend_to(self, resource: str) -> None:
         keeper = self.agent.keepers.get(resource)
@@ -131,7 +139,7 @@ class Keeping:
         self._doors = doors = Doors(switch, secret)
         clock = agent.kit.clock
 
-        node = AgentNode(agent, fs)
+        node = AgentNode(agent, fs, Place(fs))
 
         async def rebuild(unit: Unit, state: State) -> None:
             await service.rebuild(unit, state)

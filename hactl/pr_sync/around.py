@@ -38,6 +38,14 @@ class Node(Protocol):
         """Bring the resource's part of LIO's tree to what :attr:`ResourceKeeping.tree` says now."""
         ...
 
+    async def claim_directory(self) -> None:
+        """Before anything is exported: :meth:`hactl.pr_sync.capture.place.Place.claim`."""
+        ...
+
+    async def check_directory(self) -> None:
+        """Once something is exported: :meth:`hactl.pr_sync.capture.place.Place.check`."""
+        ...
+
     def exported(self, resource: str) -> bool:
         """Whether LIO's tree has the resource's target."""
         ...

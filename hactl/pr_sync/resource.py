@@ -102,6 +102,7 @@ class ResourceKeeping:
 
     async def _resume(self, kept: dict[str, Head]) -> None:
         await self._around.agent.close_doors(self.name)
+        await self._around.agent.check_directory()
         self.tree = Tree(open=True, imports=self._imports({s: h.state for s, h in kept.items()}))
         self.member = True
         for serial, one in self.units.items():
@@ -145,6 +146,7 @@ class ResourceKeeping:
 
     async def _make_anew(self, heads: dict[str, Head]) -> None:
         """The resource's tree with its units' registrations, closed to initiators."""
+        await self._around.agent.claim_directory()
         await self._around.agent.attend_to(self.name)
         if not self._around.agent.exported(self.name):
             raise Failed(
@@ -152,6 +154,8 @@ class ResourceKeeping:
                 f"{self.name} is not exported on this node yet",
                 "hactl status says what is missing",
             )
+        # Not before: with the backstores it has come to stay.
+        await self._around.agent.check_directory()
         for serial, one in self.units.items():
             wanted = without_strangers(heads[serial].state, one.unit.access)
             if not await self._counted_up(one, wanted):

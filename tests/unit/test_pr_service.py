@@ -85,6 +85,8 @@ class Host:
     open: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
     ready: bool = True
+    claimed: bool = False
+    elsewhere: bool = False
     service: Reservations | None = None
     spec: ClusterSpec | None = None
 
@@ -120,6 +122,13 @@ class Host:
 
     async def close_doors(self, resource: str) -> None:
         """There are none."""
+
+    async def claim_directory(self) -> None:
+        self.claimed = True
+
+    async def check_directory(self) -> None:
+        if self.elsewhere:
+            raise Failed("capture-elsewhere", "LIO writes elsewhere")
 
     async def shut_port(self, resource: str) -> None:
         self.open.discard(resource)
@@ -260,6 +269,20 @@ class Watched(set[str]):
     def add(self, item: str) -> None:
         self.told()
         super().add(item)
+
+
+async def test_what_lio_writes_elsewhere_is_not_served(tmp_path: Path) -> None:
+    async with running(tmp_path) as c:
+        host = c.hosts["n1"]
+        host.elsewhere = True
+        await c.start("n1")
+        await c.until(lambda: host.service is not None and host.service.problem is not None)
+        assert host.service is not None
+        assert "elsewhere" in str(host.service.problem)
+        assert host.claimed
+        assert host.open == set()
+        host.elsewhere = False
+        await c.serving("n1")
 
 
 async def test_a_killed_agent_finds_its_kernel_as_it_was(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs start-up time
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 SUBTYPE = "hactl-capture"
 FSTYPE = f"fuse.{SUBTYPE}"
@@ -56,16 +56,18 @@ def _syscall(what: str, number: int, *arguments: int | bytes | None) -> int:
     return _checked(what, _libc.syscall(ctypes.c_long(number), *passed))
 
 
+def mounts(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Mount points and types, lowest first, of proc_pid_mountinfo(5)."""
+    for line in lines:
+        mount, _, source = line.partition(" - ")
+        point = mount.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        yield point, source.split(" ")[0]
+
+
 def mounted(path: str) -> str:
-    """Type of what is mounted on a path, topmost; empty where nothing is (proc_pid_mountinfo(5))."""
-    found = ""
+    """Type of what is mounted on a path, topmost; empty where nothing is."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
-        for line in lines:
-            mount, _, source = line.partition(" - ")
-            point = mount.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-            if point == path:
-                found = source.split(" ")[0]
-    return found
+        return dict(mounts(lines)).get(path, "")
 
 
 def served(path: str) -> bool:

@@ -39,6 +39,8 @@ WRITE_ONE: Step = {"cdb": "2a000003200000000100", "out": "00" * 512}
 def plain(hosts: Lab) -> Iterator[str]:
     """The portal of a target of plain LIO's, on n3, made with targetcli; hactl leaves it alone."""
     machine = hosts["n3"]
+    # targetcli has LIO use another directory, where it does not make the folder that reservations need.
+    machine.succeed("mkdir -p /etc/rtslib-fb-target/pr")
     group = f"/iscsi/{PLAIN}/tpg1"
     lines = [
         "/backstores/fileio create plain /var/tmp/plain.img 64M",
