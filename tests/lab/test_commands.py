@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 from lab import newcomer, story
-from lab.api import Lab
+from lab.api import Lab, Machine
+
+
+def captured(node: Machine) -> bool:
+    """Whether LIO writes reservations to where hactl waits for them."""
+    return (
+        node.execute("findmnt -t fuse.hactl-capture $(cat /sys/kernel/config/target/dbroot)/pr").status == 0
+    )
 
 
 def test_a_cluster_and_a_unit_in_use_take_at_most_eight_commands(lab: Lab) -> None:
@@ -15,6 +22,11 @@ def test_a_cluster_and_a_unit_in_use_take_at_most_eight_commands(lab: Lab) -> No
     typist = newcomer.Typist(lab)
     for step in steps:
         typist.type(step)
+        if step.machine == "n2":
+            # It has LIO use another directory than the one that is captured since the node has joined.
+            lab["n2"].succeed("targetcli ls")
+            assert not captured(lab["n2"])
+    assert all(captured(lab[name]) for name in ("n1", "n2"))
     client = lab["c1"]
     # In use: a file system on the multipath device, over a path to each replica.
     device = story.attach(lab)
