@@ -69,10 +69,8 @@ class Hactl:
         lab[to].succeed(f"hactl switchover r0 --to {to}", timeout=60)
 
     def well(self, lab: Lab) -> str:
-        active = failover.wait_until_in_charge(lab, BACK)
-        lab[active].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=BACK)
-        if story.paths(lab["c1"]):
-            story.wait_until_paths(lab["c1"], active=active, lab=lab, timeout=BACK)
+        active = failover.wait_until_well(lab, BACK)
+        story.wait_until_paths(lab["c1"], active=active, lab=lab, timeout=BACK)
         return active
 
 

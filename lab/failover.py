@@ -19,18 +19,20 @@ PRIMITIVE = "hactl-r0"
 PASSWORD = Path("/root/bmc-password")
 
 
+def ipmi(machine: Machine) -> str:
+    """Parameters of fence_ipmilan for a machine's BMC, without the password."""
+    # cipher: ipmi_sim does not tell which ones it knows. power_wait: the agent asks whether it is off, and
+    # need not wait before that.
+    return f"ip={machine.bmc.address} username={machine.bmc.user} lanplus=1 cipher=3 power_wait=0"
+
+
 def fence_devices(lab: Lab) -> None:
     """Tell the cluster how each of its nodes is switched off: by its BMC, with the stock agent."""
     first = lab.nodes[0]
     for node in lab.nodes:
-        bmc = node.bmc
-        first.write(str(PASSWORD), bmc.password + "\n", 0o600)
+        first.write(str(PASSWORD), node.bmc.password + "\n", 0o600)
         first.succeed(
-            f"hactl fencing set {node.name} fence_ipmilan ip={bmc.address} username={bmc.user}"
-            # cipher: ipmi_sim does not tell which ones it knows. power_wait: the agent asks whether it is
-            # off, and need not wait before that.
-            " lanplus=1 cipher=3 power_wait=0"
-            f" --password-file {PASSWORD}",
+            f"hactl fencing set {node.name} fence_ipmilan {ipmi(node)} --password-file {PASSWORD}",
             timeout=120,
         )
     first.succeed(f"rm {PASSWORD}")
@@ -83,6 +85,13 @@ def wait_until_in_charge(lab: Lab, timeout: float = 300) -> str:
     found = promoted(wait_until(lab, "Pacemaker rules r0", lambda s: all_members(s) and rules(s), timeout))
     assert found == story.active_node(lab)
     return found
+
+
+def wait_until_well(lab: Lab, timeout: float = 300) -> str:
+    """The same, and both disks have everything; the active node."""
+    active = wait_until_in_charge(lab, timeout)
+    lab[active].wait_until_succeeds(story.BOTH, timeout=timeout)
+    return active
 
 
 def boots(machine: Machine) -> int:

@@ -8,7 +8,6 @@ address moves, and opened when the target is there. Timers of Corosync, DRBD and
 from __future__ import annotations
 
 import secrets
-import time
 
 from hactl.pacemaker.protocol import State
 from lab import failover, story
@@ -115,10 +114,9 @@ def _node(lab: Lab, number: int, name: str) -> str:
 
 
 def _fence(lab: Lab, name: str) -> str:
-    bmc = lab[name].bmc
     return (
-        f"primitive fence_{name} stonith:fence_ipmilan params ip={bmc.address} username={bmc.user}"
-        f" password={bmc.password} lanplus=1 cipher=3 power_wait=0 pcmk_host_list={name}"
+        f"primitive fence_{name} stonith:fence_ipmilan params {failover.ipmi(lab[name])}"
+        f" password={lab[name].bmc.password} pcmk_host_list={name}"
         " op monitor interval=120s\n"
         f"location fence_{name}_elsewhere fence_{name} -inf: {name}\n"
     )
@@ -137,18 +135,14 @@ def wait_until_on(lab: Lab, node: str, timeout: float = 420) -> None:
 def wait_until_well(lab: Lab, timeout: float = 420) -> str:
     """Wait until the group runs somewhere with all nodes in the cluster, nothing left to do, and both disks
     have everything; where."""
-    end = time.monotonic() + timeout
-    while True:
-        failover.wait_until(lab, "all nodes are members", failover.all_members, timeout)
-        lab.nodes[-1].succeed(f"crm_resource --wait --timeout={timeout:.0f}s", timeout=timeout)
-        found = active_node(failover.wait_until(lab, "Pacemaker answers", lambda _: True, timeout))
-        if found is not None:
-            both = lab[found].execute("drbdadm dstate r0 | grep -x UpToDate/UpToDate")
-            if both.status == 0:
-                return found
-        if time.monotonic() > end:
-            raise TimeoutError(f"the group runs on {found}: {lab.nodes[-1].execute('crm_mon -1rf').out}")
-        time.sleep(0.5)
+    failover.wait_until(lab, "all nodes are members", failover.all_members, timeout)
+    lab.nodes[-1].succeed(f"crm_resource --wait --timeout={timeout:.0f}s", timeout=timeout)
+    found = active_node(
+        failover.wait_until(lab, "the group runs", lambda s: active_node(s) is not None, timeout)
+    )
+    assert found is not None
+    lab[found].wait_until_succeeds(story.BOTH, timeout=timeout)
+    return found
 
 
 def attach(lab: Lab) -> str:

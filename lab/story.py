@@ -69,6 +69,8 @@ def portals(lab: Lab, name: str) -> list[str]:
     return addresses(lab, name, "storage")
 
 
+BOTH = "drbdadm dstate r0 | grep -x UpToDate/UpToDate"
+"""Succeeds on a node where both disks of r0 have everything."""
 _STATUS = "curl --silent --show-error --fail --unix-socket /run/hactl/agent.sock http://agent/v1/status"
 
 
@@ -182,12 +184,12 @@ class PathState:
     priority: int
 
 
-_PATHS = "multipathd show paths raw format '%d|%T|%p|'"
+_PATHS = "multipathd show paths raw format '%d|%T|%p'"
 _PORTALS = """\
 for session in /sys/class/iscsi_session/session*; do
     for disk in $session/device/target*/*/block/*; do
         for address in $session/device/connection*/iscsi_connection/*/persistent_address; do
-            read -r where <$address && echo ${disk##*/} $where
+            [ ! -e $address ] || { read -r where <$address && echo ${disk##*/} $where; } || true
         done
     done
 done"""
@@ -201,8 +203,9 @@ def paths(client: Machine) -> list[PathState]:
     addresses_of = dict(line.split() for line in portals_of.splitlines())
     found = []
     for line in shown.splitlines():
-        path, checker, priority, _ = (field.strip() for field in line.split("|"))
-        found.append(PathState(addresses_of[path], path, checker, int(priority or 0)))
+        path, checker, priority = (field.strip() for field in line.split("|"))
+        # A path whose session has just ended has no portal any more.
+        found.append(PathState(addresses_of.get(path, ""), path, checker, int(priority or 0)))
     return found
 
 

@@ -151,10 +151,7 @@ class PeerFencing:
         )
 
     async def _facts(self, inquiry: _Inquiry) -> Facts:
-        own = await self._own(inquiry.resource)
-        if own is not None and own.connected(inquiry.peer):
-            # What is followed may be from before the loss. If it is so now, it is so again.
-            own = await self._observed(inquiry.resource)
+        own = await self._own(inquiry.resource, lost=inquiry.peer)
         return Facts(
             inquiry.peer,
             asyncio.get_running_loop().time() - inquiry.began,
@@ -168,18 +165,16 @@ class PeerFencing:
             inquiry.problem,
         )
 
-    async def _own(self, resource: str) -> ResourceState | None:
+    async def _own(self, resource: str, lost: str | None = None) -> ResourceState | None:
         states = self._agent.follower.states
-        return await self._observed(resource) if states is None else states.get(resource)
-
-    async def _observed(self, resource: str) -> ResourceState | None:
-        with contextlib.suppress(HactlError, TimeoutError):
-            async with asyncio.timeout(self.patience.promotion):
-                found: ResourceState | None = (await self._once("drbd", self._agent.kit.drbd.observe())).get(
-                    resource
-                )
-                return found
-        return None
+        own = None if states is None else states.get(resource)
+        # A connection to the lost peer that is followed may be from before the loss; asked now, it is new.
+        if states is None or (lost is not None and own is not None and own.connected(lost)):
+            own = None
+            with contextlib.suppress(HactlError, TimeoutError):
+                async with asyncio.timeout(self.patience.promotion):
+                    own = (await self._once("drbd", self._agent.kit.drbd.observe())).get(resource)
+        return own
 
     # The two who may know
 

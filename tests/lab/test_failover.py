@@ -42,7 +42,7 @@ def test_power_loss_of_the_active_node(fenced: Lab, device: str, load: story.Loa
     # Its BMC has switched it on again: nobody else did.
     failover.wait_until_up(fenced[lost], boots + 1)
     assert failover.boots(fenced[lost]) == boots + 1
-    fenced[heir].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=180)
+    fenced[heir].wait_until_succeeds(story.BOTH, timeout=180)
     assert failover.wait_until_in_charge(fenced) == heir
     story.wait_until_paths(client, active=heir, lab=fenced)
     state_through_both = test_reservations.seen_through_both(fenced)

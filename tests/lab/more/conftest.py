@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import story
+from lab import failover, story
 from lab.api import Lab
 from tests.lab.more import failover_scene
-from tests.lab.more.failover_scene import Scene
+from tests.lab.more.failover_scene import SECONDS, Scene
 from tests.lab.pr_world import HOST, INITIATORS, make_clean
 
 
 @pytest.fixture
 def whole(fenced: Lab) -> Iterator[Lab]:
     """The cluster with everything on and both disks UpToDate, before and after."""
-    failover_scene.well(fenced)
+    failover.wait_until_well(fenced, SECONDS)
     yield fenced
     failover_scene.mend(fenced)
 

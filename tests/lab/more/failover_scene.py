@@ -10,7 +10,6 @@ from lab.api import Lab, Machine
 from lab.watch import Watch
 from tests.lab.test_reservations import reserved, seen_through_both, without_generation
 
-BOTH = "drbdadm dstate r0 | grep -x UpToDate/UpToDate"
 SECONDS = 420
 """For what takes a machine's boot: its time is slow."""
 
@@ -84,7 +83,7 @@ class Scene:
         """Everything is well again. These nodes have been active, in this order, never two at once; the host
         has lost nothing and still holds its reservation."""
         client = self.lab["c1"]
-        well(self.lab)
+        failover.wait_until_well(self.lab, SECONDS)
         active = rests(self.lab)
         self.load.wait_for_progress()
         report = self.load.stop()
@@ -96,12 +95,6 @@ class Scene:
         story.wait_until_paths(client, active=active, lab=self.lab, timeout=SECONDS)
         assert without_generation(seen_through_both(self.lab)) == self.reservation
         assert self.booted() == self.boots
-
-
-def well(lab: Lab) -> None:
-    """Wait until Pacemaker rules r0 with all nodes in it, and both disks have everything."""
-    active = failover.wait_until_in_charge(lab, SECONDS)
-    lab[active].wait_until_succeeds(BOTH, timeout=SECONDS)
 
 
 def rests(lab: Lab) -> str:

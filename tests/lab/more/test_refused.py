@@ -21,7 +21,7 @@ def test_refused_while_the_destination_is_not_up_to_date(cluster: Lab, load: sto
     assert "resyncing" in refused or "not-uptodate" in refused
     assert story.active_node(cluster) == active
     cluster[active].succeed("drbdadm resume-sync r0")
-    cluster[active].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
+    cluster[active].wait_until_succeeds(story.BOTH, timeout=120)
 
 
 def test_refused_while_the_destination_cannot_be_reached(cluster: Lab, load: story.Load) -> None:

@@ -25,7 +25,7 @@ def test_each_node_boots_in_turn(cluster: Lab, reserved: str, load: story.Load) 
         cluster[node].crash()
         load.wait_for_progress()
         cluster[node].start()
-        cluster[other].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=180)
+        cluster[other].wait_until_succeeds(story.BOTH, timeout=180)
         story.wait_until_settled(cluster)
         story.wait_until_paths(cluster["c1"], active=other, lab=cluster)
         assert seen_through_both(cluster) == reserved
@@ -61,7 +61,7 @@ def test_all_machines_lose_their_power_at_once(cluster: Lab, reserved: str) -> N
         node.crash()
     for node in cluster.nodes:
         node.start()
-    cluster[active].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=180)
+    cluster[active].wait_until_succeeds(story.BOTH, timeout=180)
     cluster[active].wait_until_succeeds("hactl promote r0", timeout=180)
     story.wait_until_settled(cluster)
     story.wait_until_paths(cluster["c1"], active=active, lab=cluster)

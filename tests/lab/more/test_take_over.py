@@ -25,7 +25,7 @@ def test_power_loss_and_promotion_by_hand(cluster: Lab, device: str, load: story
     assert report.error == 0
     cluster[lost].start()
     # What was written meanwhile reaches it, and it does not take back the role it had.
-    cluster[heir].wait_until_succeeds("drbdadm dstate r0 | grep -x UpToDate/UpToDate", timeout=120)
+    cluster[heir].wait_until_succeeds(story.BOTH, timeout=120)
     story.wait_until_settled(cluster)
     assert story.active_node(cluster) == heir
     story.wait_until_paths(client, active=heir, lab=cluster)
