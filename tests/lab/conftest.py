@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -60,20 +61,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report  # type: ignore[return-value]  # see above
 
 
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """A fresh lab with hactl installed and nothing configured. It ends with this process."""
-    chosen = os.environ.get("HACTL_LAB")
-    if chosen:
-        # One that runs already, for work on a test by hand. Its state is whatever it is.
-        yield Lab(chosen)
-        return
+@contextlib.contextmanager
+def fresh_lab() -> Iterator[Lab]:
+    """A lab with hactl installed and nothing configured. It ends with this process."""
     running = Lab.up(f"test-{os.getpid()}", fresh=True, kinds=os.environ.get("HACTL_LAB_MACHINES", "auto"))
     try:
         product.install(running)
         yield running
     finally:
         running.down(remove=True)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A fresh lab for all files that are run."""
+    chosen = os.environ.get("HACTL_LAB")
+    if chosen:
+        # One that runs already, for work on a test by hand. Its state is whatever it is.
+        yield Lab(chosen)
+        return
+    with fresh_lab() as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
