@@ -19,7 +19,7 @@ import tenacity
 
 from hactl.errors import Refused, Unknown
 from hactl.model import records
-from hactl.model.check import check
+from hactl.model.check import check, lonely
 from hactl.model.desired import Change, Desired
 from hactl.model.spec import ClusterSpec
 from hactl.model.values import refusal
@@ -214,7 +214,7 @@ class _Attempt:
         if new.same(now):
             return now
         new = new.ordered()
-        _check(new, self.max_replicas)
+        _check(new, self.max_replicas, now.cluster)
         made = self.origin.change(self.id, self.what, now.change)
         generation = now.generation + 1
         writes = {**records.differences(now, new), records.CONFIG: records.config(generation, made)}
@@ -244,8 +244,9 @@ class _Attempt:
         return now, snapshot.items[records.prefix(self.cluster) + records.CONFIG].revision
 
 
-def _check(desired: Desired, max_replicas: int | None) -> None:
-    problems = check(desired.cluster, desired.leftovers, max_replicas=max_replicas)
+def _check(desired: Desired, max_replicas: int | None, before: ClusterSpec | None = None) -> None:
+    alone = () if before is None else lonely(before)
+    problems = check(desired.cluster, desired.leftovers, max_replicas=max_replicas, lonely=alone)
     if problems:
         raise refusal(problems[:5], "", desired.cluster.model_dump(mode="json", include=_NAMES))
 

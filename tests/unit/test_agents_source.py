@@ -187,6 +187,19 @@ async def test_what_does_not_fit_together_is_a_problem(store: MemoryStore, tmp_p
         assert (await reader.pending()).cluster == with_secret()
 
 
+async def test_a_resource_that_has_lost_its_second_replica_is_served_from_the_first(tmp_path: Path) -> None:
+    spec = with_secret()
+    (r0,) = spec.resources
+    volumes = tuple(v.model_copy(update={"disks": {"n1": v.disks["n1"]}}) for v in r0.volumes)
+    alone = r0.model_copy(update={"volumes": volumes})
+    store = MemoryStore()
+    await create(store, spec.model_copy(update={"resources": (alone,)}), ORIGIN)
+    async with reading(store, tmp_path / "desired.json", max_replicas=2) as reader:
+        assert (await reader.next()).cluster.resources == (alone,)
+        assert reader.source.problem is None
+    await store.close()
+
+
 async def test_a_store_that_went_back_in_time_is_not_followed(store: MemoryStore, tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
     async with reading(store, path) as reader:

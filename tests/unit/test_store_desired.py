@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -101,6 +102,30 @@ async def test_more_replicas_than_the_clusters_drbd_can_do() -> None:
     with pytest.raises(Refused) as error:
         await made(store, creates("r1", replicas=3), max_replicas=2)
     assert error.value.code == "too-many-replicas"
+
+
+async def test_a_resource_that_has_lost_its_second_replica_does_not_keep_others_from_changing() -> None:
+    store = await stored(cluster())
+    await made(store, creates("r1", disks={"n1": "/dev/sdb", "n2": "/dev/sdb"}), max_replicas=2)
+
+    def lost(state: Desired) -> Desired:
+        (r1,) = state.cluster.resources
+        volumes = tuple(v.model_copy(update={"disks": {"n1": v.disks["n1"]}}) for v in r1.volumes)
+        resources = (r1.model_copy(update={"nodes": ("n1",), "volumes": volumes}),)
+        return replace(state, cluster=state.cluster.model_copy(update={"resources": resources}))
+
+    with pytest.raises(Refused) as error:
+        await made(store, lost, max_replicas=2)
+    assert error.value.code == "too-few-replicas"
+    # The node is given up, which no check of replicas keeps anybody from.
+    await made(store, lost)
+    await made(store, lambda state: edit.add_host(state, "h9", ["iqn.2024-01.example:h9"]), max_replicas=2)
+    assert "h9" in {host.name for host in (await read(store, CLUSTER)).cluster.hosts}
+    # It is for that resource only.
+    with pytest.raises(Refused) as error:
+        await made(store, creates("r2", disks={"n1": "/dev/sdc"}, serial=serials(9)), max_replicas=2)
+    assert error.value.code == "too-few-replicas"
+    assert "resources.r2" in error.value.message
 
 
 async def test_two_administrators_create_at_the_same_time() -> None:

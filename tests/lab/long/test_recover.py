@@ -10,6 +10,8 @@ from lab.api import Lab
 from tests.lab import world
 from tests.lab.long.test_membership import join, progress
 
+KEY = "0xa1"
+
 
 def test_the_store_goes_on_from_the_only_node_that_is_left(
     cluster: Lab, device: str, load: story.Load
@@ -42,7 +44,7 @@ def test_the_store_goes_on_from_the_only_node_that_is_left(
     here.wait_until_succeeds("hactl host add late --initiator iqn.2026-11.io.hactl.lab:late", timeout=60)
     here.succeed("hactl host remove late")
     # Its reservations change again: nobody waits for nodes that are no more.
-    here.succeed("hactl pr clear r0 --yes-clear r0")
+    cluster["c1"].succeed(f"sg_persist --out --register-ignore --param-sark={KEY} {device}")
     # One vote of one: Corosync has quorum again, and has forgotten the others.
     here.wait_until_succeeds("corosync-quorumtool -s | grep -x 'Quorate: *Yes'", timeout=120)
     load.wait_for_progress()
@@ -67,5 +69,9 @@ def test_the_store_goes_on_from_the_only_node_that_is_left(
     world.wait_until_whole(cluster)
     story.wait_until_paths(cluster["c1"], active=here.name, lab=cluster, timeout=180)
     here.succeed(f"hactl switchover r0 --to {lost.name}")
-    story.wait_until_paths(cluster["c1"], active=lost.name, lab=cluster)
+    paths = story.wait_until_paths(cluster["c1"], active=lost.name, lab=cluster)
     load.wait_for_progress()
+    # What was registered when one node was left is on all of them.
+    for path in paths:
+        assert KEY in cluster["c1"].succeed(f"sg_persist --in --read-keys /dev/{path.device}")
+    cluster["c1"].succeed(f"sg_persist --out --clear --param-rk={KEY} {device}")
