@@ -30,9 +30,9 @@ def _archive() -> bytes:
     return buffer.getvalue()
 
 
-def install(lab: Lab) -> None:
-    """hactl and its unit files on every node."""
-    in_parallel(*(lambda m=machine: _install_one(m) for machine in lab.nodes))
+def install(lab: Lab, *nodes: Machine) -> None:
+    """hactl and its unit files on these nodes, or on all."""
+    in_parallel(*(lambda m=machine: _install_one(m) for machine in nodes or lab.nodes))
 
 
 def _install_one(machine: Machine) -> None:

@@ -51,7 +51,7 @@ from hactl.runner import CommandFailed, CommandTimeout, Runner, SubprocessRunner
 from hactl.store.desired import Origin, change
 from hactl.store.etcd import EtcdStore, Tls
 from hactl.store.protocol import Store
-from hactl.target import configfs, dm_ioctl
+from hactl.target import configfs, dm_ioctl, processors
 from hactl.target.device_mapper import Dmsetup
 from hactl.target.dm_ioctl import DmIoctl
 from hactl.target.gate import DmGates
@@ -103,6 +103,7 @@ async def _run(spec_path: Path | None, socket: Path) -> None:
     fs = configfs.RealConfigFs()
     await _load_modules(runner)
     await configfs.load(runner, fs)
+    processors.spare_one(fs, processors.online())
     max_replicas = 2 if await Drbd(runner, node="").version() < (9,) else None
     place = _place(spec_path, max_replicas)
     try:

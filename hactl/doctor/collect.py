@@ -23,6 +23,7 @@ from hactl.doctor.judge_failover import needed
 from hactl.model.spec import ClusterSpec
 from hactl.pacemaker import secrets
 from hactl.runner import CommandFailed, CommandTimeout, Runner
+from hactl.target.processors import ONLINE, online
 
 MODULES = ("dm_mod", "drbd", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 DBROOT_FOLDERS = ("alua", "pr")
@@ -76,6 +77,7 @@ class _Collector:
             now=datetime.now(UTC),
             in_cluster=wanted.in_cluster,
             kernel=os.uname().release,
+            processors=len(online(self._root / str(ONLINE).lstrip("/"))) or None,
             modules=modules,
             drbd=drbd,
             drbd_utils=utils,

@@ -78,6 +78,8 @@ class Facts:
     """Whether there is a node file, so that etcd is needed."""
     kernel: str | None = None
     """``uname -r``."""
+    processors: int | None = None
+    """How many run."""
     modules: Mapping[str, Module] = field(default_factory=dict)
     drbd: Version | None = None
     """Version of the kernel module, if it is loaded."""

@@ -79,6 +79,14 @@ def _versions(facts: Facts) -> Iterator[Diagnosis]:
             f"the kernel is {facts.kernel}; LIO has what hactl needs since Linux {_words(KERNEL)}",
             "install a newer kernel (on Debian 12: linux-image-amd64 from bookworm-backports) and reboot",
         )
+    if facts.processors == 1:
+        yield Diagnosis(
+            "doctor-one-processor",
+            Severity.WARNING,
+            "this machine has one processor; if a host preempts another one while a reservation command of that "
+            "one is being logged, LIO waits for it in a loop that does not end",
+            "give the node two processors or more: hactl keeps one of them free of LIO's threads",
+        )
     if facts.drbd is not None and facts.drbd < DRBD:
         yield Diagnosis(
             "doctor-drbd-old",

@@ -20,6 +20,8 @@ class Fabric(Item):
         self.ports: dict[int, Tpg] = {}
         self.add(Item(self, "discovery_auth")).texts(userid="", password="")
         self.fixed(lio_version="RisingTide Systems Linux-iSCSI Target v4.1.0")
+        # As on a machine with one processor; what is written is kept as it is.
+        self.texts(cpus_allowed_list="0")
 
     def make(self, name: str) -> Item:
         need(len(name) < 224)

@@ -26,6 +26,7 @@ from hactl.model.spec import (
     ResourceSpec,
     VolumeSpec,
 )
+from hactl.target import processors
 from hactl.target.apply import apply
 from hactl.target.attributes import DEVICE, LOCKED
 from hactl.target.configfs import ConfigFs, RealConfigFs
@@ -103,7 +104,7 @@ def test_what_is_there_after_making(unit: Unit) -> None:
         "core": {"alua"},
         unit.path: {"attrib", "wwn", "pr", "alua", "statistics", "control", "enable", "info", "udev_path"},
         f"{unit.path}/alua": {DEFAULT_GROUP},
-        "iscsi": {"discovery_auth"},
+        "iscsi": {"discovery_auth", "cpus_allowed_list"},
         TPG: {"lun", "acls", "np", "attrib", "param", "auth", "enable", "rtpi"},
         f"{TPG}/acls/{HOST}": {"attrib", "auth", "param", "lun_0"},
         f"{TPG}/lun/lun_0": {"alua_tg_pt_gp", "statistics", "link"},
@@ -112,6 +113,16 @@ def test_what_is_there_after_making(unit: Unit) -> None:
         assert names <= set(fs.listdir(path)), path
     assert fs.listdir(f"{TPG}/np") == []
     assert set(DEVICE) <= set(fs.listdir(f"{unit.path}/attrib"))
+
+
+def test_the_processors_of_lios_threads(unit: Unit) -> None:
+    fs = unit.fs
+    unit.mapped()
+    before = fs.read(processors.ATTRIBUTE)
+    assert processors.parse(before) >= {0}
+    fs.write(processors.ATTRIBUTE, "0")
+    assert processors.parse(fs.read(processors.ATTRIBUTE)) == {0}
+    fs.write(processors.ATTRIBUTE, before)
 
 
 def test_what_new_objects_say(unit: Unit) -> None:

@@ -5,7 +5,8 @@ Standard input: a JSON list of nexuses, each with ``name``, ``portal``, ``target
 
 - ``{"cdb": hex, "out": hex}`` or ``{"cdb": hex, "in": bytes}``: a command; with ``tag`` if one is given, and
   sent after ``delay`` seconds; with ``turn``, a name, and ``alone``: not while another one of that name is
-  under way that has ``alone`` set, and if it has so itself, while any is
+  under way that has ``alone`` set, and if it has so itself, while any is. One that got no answer is under way
+  for ``TAKEN_BACK`` seconds more: the node sends commands of its own in this one's name then
 - ``{"flood": event, "lba": n, "depth": n, "most": seconds}``: numbered writes of one block, back to back,
   ``depth`` of them at once and each to a block of its own from ``lba`` on, until the event is set
 - ``{"meet": name}``: go on when every nexus that has a step of this name has come to it
@@ -39,6 +40,8 @@ LOGIN_FOR = 30.0
 ANSWER_IN = 12.0
 """Seconds without an answer after which a session is given up; open-iscsi takes ten."""
 LOGIN_AGAIN = 0.2
+TAKEN_BACK = 2.0
+"""Seconds after a lost connection in which the node takes back what was sent on it; nothing tells when."""
 
 
 class Turns:
@@ -108,7 +111,8 @@ class Initiator:
                 cdb, tag = bytes.fromhex(step["cdb"]), step.get("tag")
                 if "turn" in step:
                     async with self._world.turns[step["turn"]].taken(alone=step["alone"]):
-                        await self._command(cdb, out, expected, PATIENT, tag=tag)
+                        if not await self._command(cdb, out, expected, PATIENT, tag=tag):
+                            await asyncio.sleep(TAKEN_BACK)
                 else:
                     await self._command(cdb, out, expected, PATIENT, tag=tag)
         session = await self._ready()
@@ -134,8 +138,8 @@ class Initiator:
 
     async def _command(
         self, cdb: bytes, out: bytes, expected: int, patience: Patience, **known: object
-    ) -> None:
-        """Send it, again if it certainly was not sent, and tell what became of it."""
+    ) -> bool:
+        """Send it, again if it certainly was not sent, and tell what came of it. Whether it was answered."""
         end = time.monotonic() + LOGIN_FOR
         while True:
             session = await self._ready()
@@ -153,7 +157,7 @@ class Initiator:
             else:
                 told |= {"end": time.monotonic(), **_answer(result)}
             print(json.dumps(told), flush="number" not in known)
-            return
+            return "unanswered" not in told
 
     async def _ready(self) -> Session:
         """The session, a new one if it ended."""

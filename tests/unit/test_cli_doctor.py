@@ -28,6 +28,7 @@ WELL = Facts(
     node="n1",
     now=NOW,
     kernel="6.12.9+deb13-amd64",
+    processors=4,
     modules=dict.fromkeys(MODULES, Module.LOADED),
     drbd=(9, 2, 11),
     drbd_utils=True,
@@ -60,6 +61,7 @@ def test_a_node_that_is_well_is_only_not_fenced() -> None:
     ("change", "code", "severity"),
     [
         ({"kernel": "6.1.0-25-amd64"}, "doctor-kernel-old", Severity.ERROR),
+        ({"processors": 1}, "doctor-one-processor", Severity.WARNING),
         ({"drbd": (8, 3, 16)}, "doctor-drbd-old", Severity.ERROR),
         ({"drbd": (8, 4, 11)}, "doctor-drbd-two-replicas", Severity.NOTE),
         ({"drbd_utils": False}, "doctor-drbd-utils-missing", Severity.ERROR),

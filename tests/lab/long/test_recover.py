@@ -51,7 +51,7 @@ def test_the_store_goes_on_from_the_only_node_that_is_left(
 
     lost.empty()
     lost.start()
-    product.install(cluster)
+    product.install(cluster, lost)
     join(cluster, lost.name, here)
     here.succeed(f"hactl resource add-replica r0 {lost.name} --disk 0={story.DISK}")
     progress(here, "r0")

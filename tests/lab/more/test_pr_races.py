@@ -341,8 +341,8 @@ def some_call(rng: random.Random, one: Nexus, keys: Mapping[str, int]) -> Call:
 def as_step(call: Call, tag: int, delay: float) -> Step:
     if isinstance(call, Look):
         return read(call.what, tag=tag, delay=delay)
-    # Not together with others through the same node: while one of them is held, LIO would wait for it in a
-    # busy loop, which on a machine with one processor does not end.
+    # Not together with others through the same node: while one of them is held, or is taken back, LIO would
+    # wait for it in a busy loop, which on a machine with one processor does not end.
     alone = call.action in (Action.PREEMPT, Action.PREEMPT_AND_ABORT, Action.CLEAR)
     return out(call, tag=tag, delay=delay, turn=node_of(call.nexus), alone=alone)
 
