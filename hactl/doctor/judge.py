@@ -83,8 +83,8 @@ def _versions(facts: Facts) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "doctor-one-processor",
             Severity.WARNING,
-            "this machine has one processor; if a host preempts another one while a reservation command of that "
-            "one is being logged, LIO waits for it in a loop that does not end",
+            "this machine has one processor; if a host preempts another one while a command of that one is "
+            "being logged, LIO waits for it in a loop that does not end",
             "give the node two processors or more: hactl keeps one of them free of LIO's threads",
         )
     if facts.drbd is not None and facts.drbd < DRBD:
