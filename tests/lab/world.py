@@ -14,6 +14,8 @@ from typing import Any
 from lab.api import Lab, Machine, in_parallel
 
 LIO = "/sys/kernel/config/target"
+CONTROL = "iqn.2026-11.io.hactl:reservations"
+"""The agents' own initiator."""
 _LOOK = rf"""
 say() {{ while read -r line; do echo "$1 $line"; done; }}
 dmsetup ls | awk '/^hactl\./ {{ print $1 }}' | say gate
@@ -78,8 +80,15 @@ def _wanted(cluster: dict[str, Any], node: str) -> Iterator[str]:
         luns = {str(v["number"]): v["lun"] for v in r["volumes"]}
         seen = {host: set(luns.values()) for host in r.get("hosts", ())}
         seen |= {host: set(by.values()) for host, by in r.get("exports", {}).items()}
-        for tag in (nodes[n]["id"] for n in r["nodes"]):
+        tags = [nodes[n]["id"] for n in r["nodes"]]
+        for tag in tags:
             yield from (f"lun {iqn}/tpgt_{tag}/lun/lun_{lun}" for lun in luns.values())
+            if len(tags) > 1:
+                # For reservations the agent looks at its own port, and replays at those of others.
+                yield f"acl {iqn}/tpgt_{tag}/acls/{CONTROL}"
+                yield from (f"mapped {iqn}/tpgt_{tag}/acls/{CONTROL}/lun_{lun}" for lun in luns.values())
+                if tag != nodes[node]["id"]:
+                    yield f"portal {iqn}/tpgt_{tag}/np/127.77.{tag >> 8}.{tag & 255}:7790"
             for host, numbers in seen.items():
                 for initiator in initiators[host]:
                     yield f"acl {iqn}/tpgt_{tag}/acls/{initiator}"
