@@ -15,7 +15,7 @@ import structlog
 
 from hactl.errors import Failed, HactlError, Refused
 from hactl.model import records
-from hactl.model.check import check, lonely
+from hactl.model.check import check
 from hactl.model.desired import Desired
 from hactl.model.load import load
 from hactl.store.desired import read, watch
@@ -144,8 +144,10 @@ class StoreSource:
                 "was it restored from an old copy?",
                 f"if what it holds shall be, remove {self._cache} and restart hactl-agent on every node",
             )
-        alone = lonely(state.cluster)
-        problems = check(state.cluster, state.leftovers, max_replicas=self._max_replicas, lonely=alone)
+        # It is what the cluster is: whoever changed it was answerable for its replicas.
+        problems = check(
+            state.cluster, state.leftovers, max_replicas=self._max_replicas, before=state.cluster
+        )
         if problems:
             raise Refused(
                 "desired-unfit",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from hactl.model.chap import chap_problems
@@ -17,7 +17,7 @@ from hactl.model.size import format_size
 from hactl.model.spec import ISCSI_PORT, ClusterSpec, IpAddress, ResourceSpec
 from hactl.replication.metadata import MAX_DEVICE_SIZE, MIN_DEVICE_SIZE
 
-__all__ = ["Path", "Problem", "check", "lonely"]
+__all__ = ["Path", "Problem", "check"]
 
 MAX_VOLUMES = 16
 """Volumes of a resource: minors are numbered id * 16 + number."""
@@ -38,13 +38,14 @@ def check(
     leftovers: Iterable[Leftover] = (),
     *,
     max_replicas: int | None = None,
-    lonely: Collection[str] = (),
+    before: ClusterSpec | None = None,
 ) -> tuple[Problem, ...]:
     """Everything that is wrong with a specification whose single values are well-formed.
 
     ``leftovers`` are what nodes have still to take down, which keeps its names, ids and disks until then.
-    ``max_replicas`` is what the cluster's DRBD can do: 2 for 8.4, ``None`` for no limit. ``lonely``: names of
-    resources that may have one replica, as they have lost the other for good (:func:`lonely` of the present).
+    ``max_replicas`` is what the cluster's DRBD can do: 2 for 8.4, ``None`` for no limit. ``before`` is what
+    the cluster is now: a resource that has one replica there may go on so. Nobody makes such a one where DRBD
+    has two; they come of nodes that were given up, and nothing else has to wait for a second one.
     """
     return (
         *_nodes(cluster),
@@ -53,7 +54,7 @@ def check(
         *_hosts(cluster),
         *_resources(cluster),
         *_volumes(cluster),
-        *_replicas(cluster, max_replicas, lonely),
+        *_replicas(cluster, max_replicas, before),
         *pool_problems(cluster),
         *disk_problems(cluster),
         *adopt_problems(cluster),
@@ -308,7 +309,10 @@ def _size(base: Path, size: int) -> Iterator[Problem]:
         )
 
 
-def _replicas(cluster: ClusterSpec, max_replicas: int | None, lonely: Collection[str]) -> Iterator[Problem]:
+def _replicas(
+    cluster: ClusterSpec, max_replicas: int | None, before: ClusterSpec | None
+) -> Iterator[Problem]:
+    alone = {r.name for r in before.resources if len(_holders(r)) == 1} if before is not None else set()
     for i, resource in enumerate(cluster.resources):
         with_disk = {node for volume in resource.volumes for node in volume.disks}
         for k, volume in enumerate(resource.volumes):
@@ -337,19 +341,13 @@ def _replicas(cluster: ClusterSpec, max_replicas: int | None, lonely: Collection
                 f"name disks on {max_replicas} nodes only; others can export it without a disk",
             )
 
-        if max_replicas == 2 and len(_holders(resource)) == 1 and resource.name not in lonely:
+        if max_replicas == 2 and len(_holders(resource)) == 1 and resource.name not in alone:
             yield Problem(
                 ("resources", i, "volumes"),
                 "too-few-replicas",
                 f"resource {resource.name} has a disk on one node only, and DRBD 8.4 replicates between two",
                 "name a disk on a second node, or use DRBD 9",
             )
-
-
-def lonely(cluster: ClusterSpec) -> frozenset[str]:
-    """Names of the resources with one replica. Nobody makes such a one where DRBD has two; they come of nodes
-    that were given up. What else is changed must not wait until they have a second one again."""
-    return frozenset(r.name for r in cluster.resources if len(_holders(r)) == 1)
 
 
 def _holders(resource: ResourceSpec) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hactl.model import explain, load, tree
-from hactl.model.check import Problem, check, lonely
+from hactl.model.check import Problem, check
 from hactl.model.desired import Desired
 from hactl.model.difference import Difference, diff
 from hactl.model.edit_replace import replace
@@ -38,8 +38,7 @@ def draft(
         spec, problems = explain.validate(fill(value, current, serial))
         if spec is None:
             return None, problems
-        alone = lonely(current.cluster)
-        problems = check(spec, current.leftovers, max_replicas=max_replicas, lonely=alone)
+        problems = check(spec, current.leftovers, max_replicas=max_replicas, before=current.cluster)
         if spec.name != current.cluster.name:
             other = f"this is cluster {current.cluster.name}, and a cluster is not renamed"
             problems = (Problem(("name",), "cluster-other", other, "is it the right file?"), *problems)

@@ -19,7 +19,7 @@ import tenacity
 
 from hactl.errors import Refused, Unknown
 from hactl.model import records
-from hactl.model.check import check, lonely
+from hactl.model.check import check
 from hactl.model.desired import Change, Desired
 from hactl.model.spec import ClusterSpec
 from hactl.model.values import refusal
@@ -245,8 +245,7 @@ class _Attempt:
 
 
 def _check(desired: Desired, max_replicas: int | None, before: ClusterSpec | None = None) -> None:
-    alone = () if before is None else lonely(before)
-    problems = check(desired.cluster, desired.leftovers, max_replicas=max_replicas, lonely=alone)
+    problems = check(desired.cluster, desired.leftovers, max_replicas=max_replicas, before=before)
     if problems:
         raise refusal(problems[:5], "", desired.cluster.model_dump(mode="json", include=_NAMES))
 
