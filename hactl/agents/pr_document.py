@@ -10,7 +10,7 @@ import structlog
 
 from hactl.errors import Refused
 from hactl.model.spec import ClusterSpec
-from hactl.pr_sync.units import Unit, refuse_unlogged, units_of
+from hactl.pr_sync.units import Unit, units_of
 
 if TYPE_CHECKING:
     from hactl.agents.upkeep import Upkeep
@@ -40,8 +40,8 @@ async def clear_reservations(agent: Upkeep, resource: str, volume: str, by: str)
     """Clear one volume's reservations on all nodes, or those of :data:`ALL`; ``by`` ordered it, for the
     journal. What came of each: ``volumes[]``.
 
-    :class:`Refused` ``unknown-resource``, ``unknown-volume`` or ``pr-not-logged``; others as by
-    :func:`hactl.pr_sync.clear.clear`.
+    :class:`Refused` ``unknown-resource``, ``unknown-volume``, or ``pr-not-logged`` without a store; others as
+    by :func:`hactl.pr_sync.clear.clear`.
     """
     units = _units(agent.cluster, resource, volume)
 
@@ -64,7 +64,6 @@ def _units(cluster: ClusterSpec, resource: str, volume: str) -> tuple[Unit, ...]
     if spec is None:
         known = ", ".join(sorted(r.name for r in cluster.resources)) or "none"
         raise Refused("unknown-resource", f"there is no resource {resource}", f"known are: {known}")
-    refuse_unlogged(spec)
     units = tuple(u for u in units_of(cluster, spec) if volume in (ALL, str(u.volume)))
     if not units:
         known = ", ".join(str(v.number) for v in spec.volumes)

@@ -180,10 +180,8 @@ class Keeping:
         standing.clear = service.clear
         standing.withdraw, standing.rejoin = service.withdraw, service.rejoin
 
-        def tree(spec: ResourceSpec) -> PrTree | None:
+        def tree(spec: ResourceSpec) -> PrTree:
             found = service.tree(spec)
-            if found is None:
-                return None
             return PrTree(found.open, secret, found.imports, found.absent)
 
         exports.reservations = tree

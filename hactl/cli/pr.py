@@ -159,7 +159,7 @@ def _read(
     from hactl.cli import configuration
     from hactl.model import find
     from hactl.pr_sync.log import PrLog
-    from hactl.pr_sync.units import refuse_unlogged, units_of
+    from hactl.pr_sync.units import units_of
     from hactl.store import desired as desired_state
 
     named("resource", resource)
@@ -169,7 +169,6 @@ def _read(
         spec = find.resource(desired, resource)
         if volume is not None:
             find.volume(spec, volume)
-        refuse_unlogged(spec)
         log = PrLog(store, cluster, node)
         units = [u for u in units_of(desired.cluster, spec) if volume in (None, u.volume)]
         return desired.cluster, [(unit, await read(log, unit)) for unit in units]

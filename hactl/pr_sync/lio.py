@@ -148,7 +148,7 @@ class LioUnit:
 
     async def _full_status(self) -> bytes:
         if not self.opened:
-            other = next(p for p in self.unit.ports if p.node != self._around.node)
+            other = self.unit.back(self._around.node)
             async with self._around.doors.opened(self.unit.target, other.tag):
                 session, _ = await self._around.doors.log_in(self.unit.target, other.tag, CONTROL, self._isid)
                 try:
@@ -171,15 +171,15 @@ class LioUnit:
 
     async def replay(self, command: Command, removal: Removal | None = None) -> None:
         if command.nexus.rtpi == OWN_PORT:
-            other = next(p for p in self.unit.ports if p.node != self._around.node)
-            command = replace(command, nexus=replace(command.nexus, rtpi=other.rtpi))
+            back = self.unit.back(self._around.node)
+            command = replace(command, nexus=replace(command.nexus, rtpi=back.rtpi))
             await self._send([command], self.unit.lun, removal)
             return
         await self._send([command], self.unit.mapped[command.nexus.initiator], removal)
 
     async def count_up(self, times: int) -> None:
-        """As an initiator of its own at another node's port: registers, and registers again, and is gone."""
-        port = next(p for p in self.unit.ports if p.node != self._around.node)
+        """As an initiator of its own, which no host sees: registers, and registers again, and is gone."""
+        port = self.unit.back(self._around.node)
         nexus = Nexus(CONTROL, self._isid, port.rtpi)
         key = secrets.randbits(63) | 1
         again = Action.REGISTER_AND_IGNORE_EXISTING_KEY
@@ -188,9 +188,8 @@ class LioUnit:
 
     async def _send(self, commands: list[Command], lun: int, removal: Removal | None = None) -> None:
         nexus = commands[0].nexus
-        node = self.unit.node(nexus.rtpi)
-        tag = self.unit.port(node).tag
-        own = node == self._around.node
+        port = self.unit.at(nexus.rtpi)
+        tag, own = port.tag, port.node == self._around.node
         if own and not self.opened:
             raise Failed("pr-port-shut", f"the port of {self.unit.name} is shut", "the unit is rebuilt")
         async with contextlib.nullcontext() if own else self._around.doors.opened(self.unit.target, tag):

@@ -83,13 +83,11 @@ class Reservations:
 
     # What others ask
 
-    def tree(self, spec: ResourceSpec) -> Tree | None:
-        """What LIO's tree of a resource shall be; None if its reservations concern this node alone.
+    def tree(self, spec: ResourceSpec) -> Tree:
+        """What LIO's tree of a resource shall be.
 
         :class:`Refused` ``reservations-unknown`` while the log could not be read.
         """
-        if len(spec.nodes) < 2:
-            return None
         resource = self._resources.get(spec.name)
         if resource is None or resource.tree is None:
             why = f": {resource.problem.message}" if resource is not None and resource.problem else ""
@@ -178,7 +176,7 @@ class Reservations:
 
     def update(self, cluster: ClusterSpec) -> None:
         """These are the units now. A unit of which nothing but its ports or hosts has changed goes on."""
-        wanted = {r.name: r for r in cluster.resources if self.node in r.nodes and len(r.nodes) > 1}
+        wanted = {r.name: r for r in cluster.resources if self.node in r.nodes}
         for name in self._resources.keys() - wanted.keys():
             self._drop(self._resources.pop(name), ())
         for name, spec in wanted.items():

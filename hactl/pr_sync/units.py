@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from hactl.errors import Refused
 from hactl.model.spec import ClusterSpec, ResourceSpec
 from hactl.pr_sync.aptpl import Places, TargetPort
 from hactl.pr_sync.commands import Access
-from hactl.target.tree import CONTROL
+from hactl.target.tree import CONTROL, SPARE_TAG, spare_rtpi
 
 OWN_PORT = 0
 """Stands for a port of no node in commands of the agents' own initiator: each node sends them at the port of
@@ -26,11 +25,16 @@ class Port:
     tag: int
 
 
+NOBODY = ""
+"""Stands for the node of the spare port."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A logical unit. ``mapped``: the LUN that each initiator sees it under; the same at all ports.
 
-    ``serial`` names the unit in the log, in the kernel's APTPL file and to initiators (VPD 0x80).
+    ``serial`` names the unit in the log, in the kernel's APTPL file and to initiators (VPD 0x80). ``spare``
+    is there if one node exports it alone: the port of no node, through which that one's agent acts.
     """
 
     resource: str
@@ -40,6 +44,7 @@ class Unit:
     lun: int
     ports: tuple[Port, ...]
     mapped: Mapping[str, int] = field(default_factory=dict)
+    spare: Port | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mapped", MappingProxyType(dict(sorted(self.mapped.items()))))
@@ -66,11 +71,20 @@ class Unit:
             raise KeyError(node)
         return found
 
-    def node(self, rtpi: int) -> str:
-        """The node a port belongs to; :class:`KeyError` if it is none of this unit's."""
-        found = next((p.node for p in self.ports if p.rtpi == rtpi), None)
+    def at(self, rtpi: int) -> Port:
+        """The port with this identifier, also the spare one; :class:`KeyError` if it is none of this
+        unit's."""
+        found = next((p for p in (*self.ports, self.spare) if p is not None and p.rtpi == rtpi), None)
         if found is None:
             raise KeyError(rtpi)
+        return found
+
+    def back(self, node: str) -> Port:
+        """The port through which the agent of ``node`` acts as an initiator of its own: one that no host
+        uses there."""
+        found = next((p for p in self.ports if p.node != node), self.spare)
+        if found is None:
+            raise KeyError(node)
         return found
 
     @property
@@ -91,20 +105,11 @@ def units_of(cluster: ClusterSpec, resource: ResourceSpec) -> Iterator[Unit]:
     """The units of one resource."""
     members = [cluster.node(name) for name in resource.nodes]
     ports = tuple(Port(m.name, resource.rtpi(m), m.id) for m in members)
+    spare = Port(NOBODY, spare_rtpi(resource), SPARE_TAG) if len(ports) == 1 else None
     for volume in resource.volumes:
         mapped = {name: volume.lun for host in resource.hosts for name in cluster.host(host).initiators}
         for host, luns in resource.exports.items():
             if volume.number in luns and host not in resource.hosts:
                 mapped |= dict.fromkeys(cluster.host(host).initiators, luns[volume.number])
         serial = cluster.serial(resource, volume)
-        yield Unit(resource.name, volume.number, serial, resource.iqn, volume.lun, ports, mapped)
-
-
-def refuse_unlogged(spec: ResourceSpec) -> None:
-    """:class:`Refused` ``pr-not-logged`` for a resource that one node exports alone."""
-    if len(spec.nodes) < 2:
-        raise Refused(
-            "pr-not-logged",
-            f"{spec.name} is exported by {spec.nodes[0]} alone: its reservations are its kernel's, in no log",
-            "look at them from a host: sg_persist --in --full-status; clear: sg_persist --out --clear",
-        )
+        yield Unit(resource.name, volume.number, serial, resource.iqn, volume.lun, ports, mapped, spare)

@@ -3,7 +3,8 @@
 Every node that exports a resource has one target portal group (TPG) per exporting node, its tag the node's
 id. The node's own one listens; the others ("shadows") are disabled and have no portals: SendTargets does not
 show them, while REPORT TARGET PORT GROUPS lists the groups and relative port identifiers of all nodes on
-every path.
+every path. Where one node exports a resource alone and keeps its reservations in the log, there is one more
+group, the spare one: the agent acts there as it does in shadows elsewhere.
 """
 
 from __future__ import annotations
@@ -162,6 +163,15 @@ class PrTree:
 CONTROL = "iqn.2026-11.io.hactl:reservations"
 """The initiator as which the agent looks at its own units."""
 
+SPARE_TAG = 16
+"""Tag of the spare portal group: that of no node."""
+
+
+def spare_rtpi(resource: ResourceSpec) -> int:
+    """Relative target port identifier of the spare group: those of nodes differ from it by the node's id."""
+    return resource.id << 4
+
+
 DOOR_USER = "hactl"
 """CHAP user of the agent's own sessions."""
 
@@ -287,6 +297,9 @@ def _target(cluster: ClusterSpec, resource: ResourceSpec, node: str, pr: PrTree 
             acls=acls,
         )
         tpgs.append(tpg if pr is None else _with_reservations(tpg, pr, own=own))
+        if pr is not None and len(resource.nodes) == 1:
+            spare = replace(tpg, tag=SPARE_TAG, rtpi=spare_rtpi(resource), enabled=False, acls=())
+            tpgs.append(_with_reservations(spare, pr, own=False))
     return Target(resource.iqn, tuple(sorted(tpgs, key=lambda t: t.tag)))
 
 

@@ -200,6 +200,14 @@ class Cluster:
         unit = self.kernel(node).unit
         return Nexus(sorted(unit.mapped)[host], "00023d000001", unit.port(node).rtpi)
 
+    def describe(self, spec: ClusterSpec) -> None:
+        """The configuration changes, and all agents hear of it."""
+        self.spec = spec
+        for host in self.hosts.values():
+            host.spec = spec
+            if host.service is not None:
+                host.service.update(spec)
+
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not holds():  # noqa: ASYNC110 - the twins have no event for what is looked at
@@ -221,8 +229,8 @@ class Clock(LoopClock):
         return str(self.boots)
 
 
-def spec_of(volumes: int = 1) -> ClusterSpec:
-    spec = resource(volumes=volumes).model_copy(update={"hosts": ("a", "b")})
+def spec_of(volumes: int = 1, nodes: tuple[str, ...] = ("n1", "n2")) -> ClusterSpec:
+    spec = resource(volumes=volumes, nodes=nodes, replicas=nodes).model_copy(update={"hosts": ("a", "b")})
     hosts = tuple(HostSpec(name=n, initiators=(f"iqn.2026-11.org.example:{n}",)) for n in ("a", "b"))
     return cluster(spec).model_copy(update={"hosts": hosts})
 
@@ -413,17 +421,45 @@ async def test_a_volume_that_comes_disturbs_no_other(tmp_path: Path) -> None:
         await c.serving("n1", "n2")
         a = c.nexus(0, "n1")
         assert (await c.kernel("n1").send(register(a, 0xA))).good
-        c.spec = spec_of(volumes=2)
-        for host in c.hosts.values():
-            host.spec = c.spec
-            assert host.service is not None
-            host.service.update(c.spec)
+        c.describe(spec_of(volumes=2))
         await c.until(lambda: all(len(h.exports["r0"]) == 2 for h in c.hosts.values()))
         assert all("r0" in h.open for h in c.hosts.values())
         assert (await c.kernel("n1", 1).send(register(a, 0xC))).good
         assert (await c.kernel("n1").send(register(a, 0xAA))).good
         await c.until(lambda: c.kernel("n2", 1).state == c.kernel("n1", 1).state and c.agree("n1", "n2"))
         assert all(k.rebuilt == 0 for h in c.hosts.values() for k in h.kernels.values())
+
+
+async def test_what_one_node_alone_was_told_is_there_when_another_one_comes(tmp_path: Path) -> None:
+    async with running(tmp_path) as c:
+        c.describe(spec_of(nodes=("n1",)))
+        await c.start("n1")
+        await c.serving("n1")
+        a, b = c.nexus(0, "n1"), c.nexus(1, "n1")
+        assert (await c.kernel("n1").send(register(a, 0xA))).good
+        # Also over the loss of the machine.
+        await c.kill("n1")
+        c.lose("n1")
+        await c.start("n1")
+        await c.serving("n1")
+        assert (await c.kernel("n1").send(register(b, 0xB))).good
+        assert (await c.kernel("n1").send(Command(b, Action.RESERVE, 0xB, type=5))).good
+        before = c.kernel("n1").state
+        c.describe(spec_of())
+        seen = []
+        c.hosts["n2"].open = Watched(lambda: seen.append(c.kernel("n2").state))
+        await c.start("n2")
+        await c.serving("n2")
+        assert seen[0] == before
+        assert c.kernel("n1").rebuilt == 0
+        # And it goes on alone: nobody waits for who is none of its exporters any more.
+        c.describe(spec_of(nodes=("n1",)))
+        assert (await c.kernel("n1").send(register(a, 0xAA))).good
+        c.describe(spec_of())
+        await c.serving("n2")
+        await c.until(lambda: c.agree("n1", "n2"))
+        assert c.kernel("n2").state.registrations[a].key == 0xAA
+        assert c.kernel("n1").rebuilt == 0
 
 
 async def test_what_is_not_known_is_not_exported(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ async def test_whatever_happens_at_the_same_time_all_agree_in_the_end(seed: int)
 
         async def host(number: int) -> None:
             nexus = w.nexus(number, NODES[number % 3])
-            node, key = w.unit.node(nexus.rtpi), number + 1
+            node, key = w.unit.at(nexus.rtpi).node, number + 1
             keys[nexus] = key
             for _ in range(12):
                 command = chance.choice(

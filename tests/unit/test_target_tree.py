@@ -13,7 +13,7 @@ from hactl.errors import Refused
 from hactl.model.spec import ChapSpec, HostSpec
 from hactl.target import attributes, changes, plan, tree
 from hactl.target.attributes import DEVICE, LOCKED
-from hactl.target.tree import Target, Tpg, Tree, desired
+from hactl.target.tree import CONTROL, PrTree, Target, Tpg, Tree, desired
 from tests.unit.target_cases import cluster, host, resource, volume, wanted
 
 SPEC = cluster(resource(1, volumes=(volume(0, 0), volume(1, 7))), resource(2, nodes=("n2", "n3")))
@@ -43,6 +43,33 @@ def test_only_the_own_portal_group_is_open() -> None:
             for tpg in target.tpgs:
                 assert tpg.enabled == (tpg.tag == node.id)
                 assert bool(tpg.portals) == (tpg.tag == node.id)
+
+
+def test_a_lone_exporter_has_a_spare_group_that_only_its_agent_may_use() -> None:
+    resource = next(r for r in SPEC.resources if "n2" in r.nodes and r is not SPEC.resources[0])
+    alone = resource.model_copy(update={"nodes": ("n2",)})
+    spec = SPEC.model_copy(update={"resources": (alone,)})
+    pr = PrTree(True, SecretStr("secret"), {})
+    devices = {(alone.name, v.number): f"/dev/mapper/{v.number}" for v in alone.volumes}
+    unlogged = desired(spec, "n2", devices).targets[0]
+    assert [t.tag for t in unlogged.tpgs] == [spec.node("n2").id]
+    own, spare = desired(spec, "n2", devices, {alone.name: pr}).targets[0].tpgs
+    assert own.enabled
+    assert (spare.enabled, spare.door, spare.portals) == (False, True, ("127.77.0.16:7790",))
+    assert [acl.initiator for acl in spare.acls] == [CONTROL]
+    assert all(acl.authentication and acl.chap is not None for acl in spare.acls)
+    assert spare.luns == own.luns
+    # No node's, whatever its id may be.
+    ids = range(1, 16)
+    node = spec.node("n2")
+    assert spare.rtpi not in {alone.rtpi(node.model_copy(update={"id": number})) for number in ids}
+    assert spare.tag not in ids
+    # Elsewhere the other nodes' groups serve for it.
+    for several in (r for r in SPEC.resources if len(r.nodes) > 1):
+        paths = {(several.name, v.number): f"/dev/mapper/{v.number}" for v in several.volumes}
+        one = SPEC.model_copy(update={"resources": (several,)})
+        target = desired(one, several.nodes[0], paths, {several.name: pr}).targets[0]
+        assert {t.tag for t in target.tpgs} == {SPEC.node(name).id for name in several.nodes}
 
 
 def test_portals_are_written_as_lio_names_them() -> None:
